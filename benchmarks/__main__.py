@@ -16,6 +16,7 @@ from benchmarks.measure import Figure
 NAMES = (
     "convert",
     "scale",
+    "stratification",
     "train",
     "slow_disk",
     "learn",

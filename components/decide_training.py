@@ -9,6 +9,7 @@ from kfp_vision.components.container_images import CPU_IMAGE
 def decide_training(
     images_uri: str,
     leave_out_uri: str,
+    labels: str,
     recipe: str,
     skip_unchanged: bool,
     deploy_to: str,
@@ -22,6 +23,7 @@ def decide_training(
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        labels: one, or several for images with any number of labels.
         recipe: hash of the fields, from check_run.
         skip_unchanged: compare with the deployed model.
         deploy_to: deployment target: a model repository, or kserve.
@@ -40,5 +42,5 @@ def decide_training(
     reading_settings.apply(advanced)
     settings = deployment_settings(advanced)
     return deployment_decide_training.decide_training(
-        images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings
+        images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings, labels
     )

@@ -45,4 +45,4 @@ def export_model(
     inputs, made = (Path(model.path), Path(verdict.path), records), (Path(exports.path), Path(report.path))
     seed = Advanced.parse(advanced).seed
     table = export.export_model(*inputs, formats, *made, deploy_to=deploy_to, seed=seed)
-    exports.metadata.update({row["format"]: row["accuracy"] for row in table["formats"] if row["accepted"]})
+    exports.metadata.update(export.figures_of_kept(table))

@@ -4,12 +4,13 @@ from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def fingerprint_images(images_uri: str, leave_out_uri: str, advanced: dict) -> str:
+def fingerprint_images(images_uri: str, leave_out_uri: str, labels: str, advanced: dict) -> str:
     """Fingerprints the data from file listings. Later stages come from the cache as long as the fingerprint stays the same.
 
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        labels: one, or several for images with any number of labels.
         advanced: advanced settings; uses store_wait_seconds.
 
     Returns:
@@ -19,4 +20,4 @@ def fingerprint_images(images_uri: str, leave_out_uri: str, advanced: dict) -> s
     from kfp_vision.storage import reading_settings
 
     reading_settings.apply(advanced)
-    return scan.fingerprint_images(images_uri, leave_out_uri)
+    return scan.fingerprint_images(images_uri, leave_out_uri, labels)

@@ -8,6 +8,7 @@ def ingest_images(
     fingerprint: str,
     images_uri: str,
     leave_out_uri: str,
+    labels: str,
     task: str,
     check_images: bool,
     validation_ratio: float,
@@ -23,6 +24,7 @@ def ingest_images(
         images_uri: folder of class folders, archive of one (also over HTTP), or sample; for detection, images with XML
             annotations.
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        labels: one, or several for images with any number of labels.
         task: classification, or detection with boxes in Pascal VOC XML.
         check_images: stop the run if the data cannot be trained on.
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
@@ -35,6 +37,7 @@ def ingest_images(
         Output: Hash of labels and contents, independent of the location of the images.
     """
     from pathlib import Path
+    from typing import Any
 
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.dataset import ingest
@@ -43,9 +46,8 @@ def ingest_images(
     reading_settings.apply(advanced)
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     parsed = Advanced.parse(advanced)
-    made = {"table": Path(images.path), "page": Path(summary.path)}
-    found = ingest.ingest_images(
-        images_uri, leave_out_uri=leave_out_uri, task=task, check_images=check_images, splits=splits, advanced=parsed, **made
-    )
+    made: dict[str, Any] = {"table": Path(images.path), "page": Path(summary.path)}
+    made |= {"leave_out_uri": leave_out_uri, "task": task, "labels": labels}
+    found = ingest.ingest_images(images_uri, check_images=check_images, splits=splits, advanced=parsed, **made)
     images.metadata.update({"pictures": len(found.rows), "classes": len(found.classes), "source": images_uri})
     return found.fingerprint

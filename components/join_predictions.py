@@ -28,8 +28,9 @@ def join_predictions(
     from kfp_vision.repository import version
     from kfp_vision.storage import atomic
 
-    labels = version.exported_version(Path(model.path)).labels
-    joined = batch.join_predictions([Path(part.path) for part in parts], labels, Path(predictions.path), predict_uri)
+    about, tables = version.exported_version(Path(model.path)), [Path(part.path) for part in parts]
+    given = (tables, about.labels, Path(predictions.path), predict_uri)
+    joined = batch.join_predictions(*given, several=about.several)
     predictions.metadata.update(joined)
     metrics.metadata.update(batch.summary_metrics(joined))
     atomic.write_json(Path(metrics.path), joined)

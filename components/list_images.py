@@ -4,7 +4,9 @@ from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def list_images(fingerprint: str, images_uri: str, partitions: int, images: dsl.Output[dsl.Dataset]) -> list[int]:
+def list_images(
+    fingerprint: str, images_uri: str, partitions: int, images: dsl.Output[dsl.Dataset], labels: str = "one"
+) -> list[int]:
     """Lists the images to index, and the partition numbers for a parallel loop.
 
     Args:
@@ -12,6 +14,7 @@ def list_images(fingerprint: str, images_uri: str, partitions: int, images: dsl.
             same.
         images_uri: folder (with or without class folders), archive of one (also over HTTP), import file, or sample.
         partitions: number of partitions.
+        labels: one, or several for images with any number of labels.
 
     Returns:
         images: Table of the images.
@@ -21,4 +24,4 @@ def list_images(fingerprint: str, images_uri: str, partitions: int, images: dsl.
 
     from kfp_vision.search import build
 
-    return build.list_images(images_uri, partitions, Path(images.path))
+    return build.list_images(images_uri, partitions, Path(images.path), labels)

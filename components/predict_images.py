@@ -24,8 +24,9 @@ def predict_images(
         advanced: advanced settings; uses name_encoding and store_wait_seconds.
 
     Returns:
-        predictions: CSV with the header path,label,prediction,score,known,known_score. It carries no metadata, because KFP
-            passes the metadata of all partitions in one command-line argument.
+        predictions: CSV with the header path,label,prediction,score,known,known_score; where images have several labels,
+            prediction holds all of them with | between. It carries no metadata, because KFP passes the metadata of all
+            partitions in one command-line argument.
     """
     from pathlib import Path
 
@@ -37,5 +38,10 @@ def predict_images(
     version = exported_version(Path(model.path))
     given = (classifier.Classifier(version), version.labels, predict_uri, Path(predictions.path))
     batch.predict_images(
-        *given, all_scores=all_scores, name_unknown=version.name_unknown, partition=partition, partitions=partitions
+        *given,
+        all_scores=all_scores,
+        name_unknown=version.name_unknown,
+        partition=partition,
+        partitions=partitions,
+        thresholds=version.thresholds,
     )

@@ -15,11 +15,12 @@ SAME_FOR_ALL = [name for name in RECIPE if name not in SWEPT_FIELDS.values()]
 PARALLEL_TRIALS = 4  # each takes gpu_count GPUs
 
 
-@with_choices({"learning_rate_schedule": rules.CHOICES["learning_rate_schedule"]})
+@with_choices({name: rules.CHOICES[name] for name in ("labels", "learning_rate_schedule")})
 @dsl.pipeline(name="hyperparameter-sweep", pipeline_config=RUN)
 def hyperparameter_sweep(
     images_uri: str = FLOWERS,
     leave_out_uri: str = "",
+    labels: str = "one",
     check_images: bool = True,
     validation_ratio: float = 0.2,
     test_ratio: float = 0.1,
@@ -54,6 +55,7 @@ def hyperparameter_sweep(
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude, as image_search's audit writes it: CSV with a column path; empty for none.
+        labels: one, or several for images with any number of labels.
         check_images: stop the run if no classifier can be trained on the data.
         validation_ratio: share of each class to hold out for validation, by which the best trial is chosen.
         test_ratio: share of each class to hold out for the final test of the best trial; 0 for none.
@@ -76,7 +78,8 @@ def hyperparameter_sweep(
         gpu_count: number of GPUs per training; 0 for none.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.
-        min_accuracy: minimum accuracy; a model below it is rejected and not deployed.
+        min_accuracy: minimum accuracy (of several labels, minimum mean average precision); a model below it is rejected and not
+            deployed.
         model_name: name of the model: letters, digits, - and _.
         deploy_to: none, kserve, or a model repository: a folder of numbered versions, local or in a bucket.
         test_image_uri: image to send to the deployed model; empty for a held-out one.

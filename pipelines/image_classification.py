@@ -14,6 +14,7 @@ FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images
 def image_classification(
     images_uri: str = FLOWERS,
     leave_out_uri: str = "",
+    labels: str = "one",
     check_images: bool = True,
     validation_ratio: float = 0.2,
     test_ratio: float = 0.0,
@@ -49,6 +50,7 @@ def image_classification(
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude, as image_search's audit writes it: CSV with a column path; empty for none.
+        labels: one, or several for images with any number of labels.
         check_images: stop the run if no classifier can be trained on the data.
         validation_ratio: share of each class to hold out for validation, from 0 to 1.
         test_ratio: share of each class to hold out for the final test, from 0 to 1; 0 for none.
@@ -71,7 +73,8 @@ def image_classification(
         gpu_count: number of GPUs; 0 for none.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.
-        min_accuracy: minimum accuracy; a model below it is rejected and not deployed.
+        min_accuracy: minimum accuracy (of several labels, minimum mean average precision); a model below it is rejected and not
+            deployed.
         model_name: name of the model: letters, digits, - and _.
         deploy_to: none, kserve, or a model repository: a folder of numbered versions, local or in a bucket.
         skip_unchanged: skip the training if the deployed model was trained on the same images and fields.

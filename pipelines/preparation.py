@@ -47,7 +47,7 @@ def fingerprinted(fields: Mapping[str, Any], after: dsl.PipelineTask) -> Any:
         The fingerprint, an output.
     """
     data = {"images_uri": fields["images_uri"], "leave_out_uri": fields.get("leave_out_uri", "")}
-    data |= {"advanced": fields.get("advanced", {})}
+    data |= {"advanced": fields.get("advanced", {}), "labels": fields.get("labels", "one")}
     return equipped(fingerprint_images(**data)).after(after).output
 
 
@@ -55,8 +55,8 @@ def prepare(fields: Mapping[str, Any], *, fingerprint: Any, advanced: Any, after
     """Adds the stages from the images to the records.
 
     Args:
-        fields: images_uri, leave_out_uri, task, check_images, validation_ratio, test_ratio, images_per_shard and advanced, by
-            name; if partitions is among them, the records are written in partitions.
+        fields: images_uri, leave_out_uri, labels, task, check_images, validation_ratio, test_ratio, images_per_shard and
+            advanced, by name; if partitions is among them, the records are written in partitions.
         fingerprint: fingerprint of the data, an output.
         advanced: the advanced settings that these stages use, an output of the stage that checks the fields.
         after: the stage that checks the fields.
@@ -65,9 +65,9 @@ def prepare(fields: Mapping[str, Any], *, fingerprint: Any, advanced: Any, after
         The label map and the records.
     """
     ratios = {name: fields[name] for name in ("validation_ratio", "test_ratio")}
-    data = {name: fields[name] for name in ("images_uri", "leave_out_uri", "task", "check_images")}
+    data = {name: fields[name] for name in ("images_uri", "leave_out_uri", "labels", "task", "check_images")}
     ingested = ingest_images(fingerprint=fingerprint, advanced=advanced, **data, **ratios)
-    split = split_images(images=ingested.outputs["images"], advanced=advanced, **ratios)
+    split = split_images(images=ingested.outputs["images"], labels=fields["labels"], advanced=advanced, **ratios)
     equipped(ingested, split)
     if "partitions" in fields:
         # Within a loop, kfp.local mistakes a stage's output for the loop's item, so the loop takes the field.

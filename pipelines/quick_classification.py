@@ -7,16 +7,17 @@ from kfp_vision.pipelines.classification import classify
 from kfp_vision.pipelines.form import like, with_choices
 from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.pods import RUN
+from kfp_vision.preflight import rules
 from kfp_vision.training.recipe_presets import RECIPES
 
-FORM = ("images_uri", "recipe", "model_name", "deploy_to", "gpu_count", "min_accuracy", "test_image_uri", "advanced")
+FORM = ("images_uri", "labels", "recipe", "model_name", "deploy_to", "gpu_count", "min_accuracy", "test_image_uri", "advanced")
 TAINT = {"key": "nvidia.com/gpu", "operator": "Exists"}  # the usual one of nodes with GPUs
 DEFAULTS = {name: field.default for name, field in inspect.signature(image_classification.pipeline_func).parameters.items()}
 FIXED = {name: value for name, value in (DEFAULTS | {"tolerations": [TAINT]}).items() if name not in FORM}
 RECIPE = "quick, which needs no GPU, best or tutorial; docs/reference/recipes.md says what each sets."
 
 
-@with_choices({"recipe": RECIPES})
+@with_choices({"labels": rules.CHOICES["labels"], "recipe": RECIPES})
 @dsl.pipeline(name="quick-classification", pipeline_config=RUN)
 @like(
     image_classification,

@@ -17,7 +17,7 @@ from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
 from kfp_vision.core.advanced import SERVING_ENGINES
 from kfp_vision.core.errors import InputError
-from kfp_vision.core.values import MAX_NEAREST, suggest_name
+from kfp_vision.core.values import MAX_NEAREST, ONE, SEVERAL, suggest_name
 from kfp_vision.networks import IMAGENET
 from kfp_vision.preflight import rules
 from kfp_vision.storage import retry
@@ -211,6 +211,7 @@ def _define_rollback(command: argparse.ArgumentParser) -> None:
 
 def _define_sample(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("--labels", choices=(ONE, SEVERAL), default=ONE, help="labels of an image; several: with labels.csv")
     command.set_defaults(command=write_sample)
 
 
@@ -343,7 +344,10 @@ def _show_predictions(result: Mapping[str, Any]) -> None:
 
 
 def _show_model(result: Mapping[str, Any]) -> None:
-    print(f"\naccuracy  {result['accuracy']:.4f} on held-out images")
+    if "accuracy" in result:
+        print(f"\naccuracy  {result['accuracy']:.4f} on held-out images")
+    else:
+        print(f"\nmAP       {result['mean_average_precision']:.4f} on held-out images (mean average precision)")
     print(f"model     {result['model_dir']}")
     if trials := result.get("trials"):
         print(f"trials    {trials}")
@@ -352,11 +356,19 @@ def _show_model(result: Mapping[str, Any]) -> None:
     if endpoint := result.get("endpoint"):
         print(f"deployed  {_describe(endpoint)}")
     if answer := result.get("answer"):
-        print(f"answer    {answer['picture']} is classified over HTTP as {answer['prediction']} ({answer['score']:.0%})")
+        print(f"answer    {answer['picture']} is classified over HTTP as {_named(answer)}")
     if exports := result.get("exports"):
         print(f"exports   {exports}, compared in {exports}.html")
     if predictions := result.get("predictions"):
         print(f"predicted {predictions}")
+
+
+def _named(answer: Mapping[str, Any]) -> str:
+    """Describes what `call_endpoint` was told of an image."""
+    if "labels" not in answer:
+        return f"{answer['prediction']} ({answer['score']:.0%})"
+    scores = [f" ({score:.0%})" for score in answer["scores"]] or [""] * len(answer["labels"])
+    return ", ".join(map("".join, zip(answer["labels"], scores, strict=True))) or "none of the labels"
 
 
 def _describe(endpoint: Mapping[str, Any]) -> str:
@@ -439,8 +451,10 @@ def predict(options: argparse.Namespace) -> int:
     def line(uri: str, answer: classifier.Prediction) -> str:
         if not options.json:
             unlike = "  (unlike the images of the training)" if answer.known is False else ""
-            return f"{answer.label}  {answer.score:.4f}  {uri}{unlike}"
-        told = {} if answer.known is None else {"known": answer.known, "known_score": answer.known_score}
+            named = answer.in_words() if answer.several else f"{answer.label}  {answer.score:.4f}"
+            return f"{named}  {uri}{unlike}"
+        told = {"labels": answer.labels, "scores": answer.scores} if answer.several else {}
+        told |= {} if answer.known is None else {"known": answer.known, "known_score": answer.known_score}
         return json.dumps({"path": uri, "prediction": answer.label, "score": answer.score} | told, ensure_ascii=False)
 
     namer: classifier.ImageClassifier
@@ -538,10 +552,10 @@ def write_sample(options: argparse.Namespace) -> None:
     """
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
         raise UsageError(InputError("the folder must be new or empty", str(options.folder), "Choose another one."))
-    from kfp_vision.storage import atomic, sample
+    from kfp_vision.storage import atomic, sample, several_sample
 
     with atomic.replacing(options.folder) as folder:
-        count = sample.write_images(folder)
+        count = (several_sample if options.labels == SEVERAL else sample).write_images(folder)
     print(f"{count} images in {len(sample.CLASSES)} classes in {options.folder}")
 
 

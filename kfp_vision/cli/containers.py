@@ -18,7 +18,9 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp_vision import PLACEHOLDER, REGISTRY
 from kfp_vision.components.container_images import CPU_NAME, GPU_IMAGE, GPU_NAME
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.values import ONE
 from kfp_vision.dataset import import_files
+from kfp_vision.dataset.import_lines import LabelRule
 from kfp_vision.networks import IMAGENET
 from kfp_vision.reports import outcome
 from kfp_vision.storage import atomic, base
@@ -221,12 +223,13 @@ def _read_uris(values: Mapping[str, Any]) -> set[str]:
     # An exclusion list is a CSV file too, but not an import file.
     data_uris = _uris_in(values, (field for field in READ_FIELDS if field != "leave_out_uri"))
     files = [uri for uri in data_uris if import_files.is_import_file(uri) and local_paths(uri)]
-    return uris | {named for uri in files for named in _named_uris(uri)}
+    labels = LabelRule.of_fields(values.get("labels", ONE))
+    return uris | {named for uri in files for named in _named_uris(uri, labels)}
 
 
-def _named_uris(import_file: str) -> Iterator[str]:
+def _named_uris(import_file: str, labels: LabelRule) -> Iterator[str]:
     """Yields the URIs and the local folders of the images that an import file names, and its own if one must be looked for."""
-    for entry in import_files.read_import_file(import_file).entries:
+    for entry in import_files.read_import_file(import_file, labels).entries:
         if scheme_of(entry.uri):
             yield entry.uri
             continue

@@ -12,6 +12,7 @@ from kfp_vision.core.errors import InputError
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 NOWHERE, KSERVE = "none", "kserve"  # values of deploy_to besides a model repository
+ONE, SEVERAL = "one", "several"  # labels of an image: the values of the field labels
 
 
 def normalize_numbers(value: Any) -> Any:

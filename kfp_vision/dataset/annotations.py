@@ -145,7 +145,7 @@ def check_detection_uri(images_uri: str) -> None:
     Raises:
         InputError: it cannot.
     """
-    if images_uri == uris.SAMPLE or import_files.is_import_file(images_uri):
+    if images_uri in uris.SAMPLES or import_files.is_import_file(images_uri):
         raise InputError("images_uri of detection must be a folder or an archive", images_uri, VOC_LAYOUT)
 
 
@@ -352,7 +352,7 @@ def detection_features(
 class DetectionTask:
     """Object detection, as a `ingest.Task`."""
 
-    def find_images(self, images_uri: str, advanced: Advanced) -> Catalog:
+    def find_images(self, images_uri: str, advanced: Advanced, labels: str) -> Catalog:
         """See `Task`."""
         return scan_annotated_images(images_uri)
 

@@ -11,6 +11,7 @@ from kfp_vision.dataset import import_files
 from kfp_vision.dataset.image_files import skip_reason
 from kfp_vision.dataset.import_files import ImportEntry
 from kfp_vision.dataset.import_lines import has_ending
+from kfp_vision.dataset.label_studio import UPLOAD_PREFIX
 from kfp_vision.storage import base, reading, uris
 
 
@@ -30,10 +31,10 @@ class ImagePlaces:
         """
         self.found: list[tuple[str, str]] = []
         self._listing = uris.absolute_uri(listing)
-        self._wanted = {_last(_with_slashes(entry.name)).casefold() for entry in entries}
+        self._wanted = {_last(path).casefold() for entry in entries for path in _spellings(entry.name)}
 
     def settle_ids(self, entries: list[ImportEntry]) -> list[ImportEntry]:
-        """Sets the URIs of the images that are named by an id, without the ending of a file, or with backslashes.
+        """Sets the URIs of the images that are named by an id, without the ending of a file, with backslashes, or as uploads.
 
         Args:
             entries: of the import file.
@@ -89,7 +90,9 @@ class ImagePlaces:
 
         If there is none, upper and lower case do not count: `1.JPG` is `1.jpg` on the machine where many lists were written.
         """
-        path = _with_slashes(name)
+        return next((found for path in _spellings(name) if (found := self._named(name, path))), [])
+
+    def _named(self, name: str, path: str) -> list[tuple[str, str]]:
         files = self._files.get(_last(path).casefold(), [])
         if exact := [file for written in (name, path) for file in files if file[0] == written]:
             return exact[:1]
@@ -116,7 +119,8 @@ class ImagePlaces:
 
 def _is_doubtful(entry: ImportEntry) -> bool:
     is_remote = bool(uris.scheme_of(entry.uri))
-    if has_ending(entry.name) and not ("\\" in entry.name and is_remote):
+    is_uploaded = UPLOAD_PREFIX.search(entry.name) is not None
+    if has_ending(entry.name) and not is_uploaded and not ("\\" in entry.name and is_remote):
         return False
     return is_remote or not Path(entry.uri).is_file()
 
@@ -129,6 +133,12 @@ def _folder(listing: str) -> str:
 
 def _with_slashes(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./")
+
+
+def _spellings(name: str) -> list[str]:
+    """Returns the paths that a name may stand for: as it is, and without what Label Studio put before it."""
+    path = _with_slashes(name)
+    return list(dict.fromkeys((path, UPLOAD_PREFIX.sub("", path))))
 
 
 def _last(path: str) -> str:

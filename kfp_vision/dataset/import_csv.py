@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 
 from kfp_vision.dataset.import_lines import (
-    InvalidLine,
+    ONE_LABEL,
+    LabelRule,
     Line,
     ParsedLines,
     has_ending,
@@ -14,6 +15,8 @@ from kfp_vision.dataset.import_lines import (
     is_column_name,
     read_table,
 )
+from kfp_vision.dataset.invalid_lines import InvalidLine
+from kfp_vision.dataset.label_cells import joined, read_cell
 
 DELIMITERS = (",", ";", "\t", "|")
 SPACE = " "  # only where no other parts the lines
@@ -77,12 +80,13 @@ def find_delimiter(text: str) -> str:
     return SPACE if parted(best) == (0, 0) and parted(SPACE)[0] else best
 
 
-def parse_csv(text: str, is_split: Callable[[str], bool]) -> ParsedLines:
+def parse_csv(text: str, is_split: Callable[[str], bool], labels: LabelRule = ONE_LABEL) -> ParsedLines:
     """Reads the lines of a CSV file, with or without a header.
 
     Args:
         text: of the file.
         is_split: whether a word names a split.
+        labels: how labels are read.
 
     Raises:
         InvalidColumns: it has a header that does not tell which column is the image, or the label.
@@ -94,10 +98,11 @@ def parse_csv(text: str, is_split: Callable[[str], bool]) -> ParsedLines:
     except BrokenCsv as fault:
         broken = [(fault.line, str(fault))]
     if rows and is_header(*[cells for _, cells in rows[:2]]):
-        parsed = _parse_below_header(rows[0][1], rows[1:])
+        parsed = _parse_below_header(rows[0][1], rows[1:], labels)
     else:
         is_spaced = not DELIMITER_LINE.match(text) and find_delimiter(text) == SPACE
-        parsed = _parse_without_header([(number, _join_name(cells)) for number, cells in rows] if is_spaced else rows, is_split)
+        named = [(number, _join_name(cells)) for number, cells in rows] if is_spaced else rows
+        parsed = _parse_without_header(named, is_split, labels)
     parsed.wrong += broken
     return parsed
 
@@ -119,7 +124,7 @@ def is_header(first: list[str], second: list[str] | None = None) -> bool:
     return any(known) or any(cell and has_ending(below) for cell, below in zip(first, second or [], strict=False))
 
 
-def _parse_below_header(header: list[str], rows: list[tuple[int, list[str]]]) -> ParsedLines:
+def _parse_below_header(header: list[str], rows: list[tuple[int, list[str]]], labels: LabelRule) -> ParsedLines:
     whole, wrong = [], []
     for number, row in rows:
         cells = row[: len(header)]
@@ -127,12 +132,12 @@ def _parse_below_header(header: list[str], rows: list[tuple[int, list[str]]]) ->
             wrong.append((number, f"{len(row)} fields under a header of {len(header)}"))
         else:
             whole.append((number, cells + [""] * (len(header) - len(cells))))
-    parsed = read_table(header, whole)
+    parsed = read_table(header, whole, labels)
     parsed.wrong += wrong
     return parsed
 
 
-def _parse_without_header(rows: list[tuple[int, list[str]]], is_split: Callable[[str], bool]) -> ParsedLines:
+def _parse_without_header(rows: list[tuple[int, list[str]]], is_split: Callable[[str], bool], labels: LabelRule) -> ParsedLines:
     parsed = ParsedLines()
     is_label_first = bool(rows) and all(_is_label_first(cells, is_split) for _, cells in rows)
     if is_label_first and len(rows) > 2 and len({cells[0] for _, cells in rows if cells[0].isdecimal()}) == len(rows):
@@ -140,12 +145,51 @@ def _parse_without_header(rows: list[tuple[int, list[str]]], is_split: Callable[
         parsed.notes.append("The first column of the import file numbers its lines, and is ignored.")
     elif is_label_first:
         parsed.notes.append("Columns of the import file: the label from the first, the image from the second.")
+    if is_label_first:
+        rows = [(number, [*cells[1::-1], *cells[2:]]) for number, cells in rows]
+    if labels.several:
+        _read_several(parsed, rows, is_split, labels)
+        return parsed
     for number, cells in rows:
         try:
-            parsed.lines.append(_order_cells(number, [*cells[1::-1], *cells[2:]] if is_label_first else cells, is_split))
+            parsed.lines.append(_order_cells(number, cells, is_split))
         except InvalidLine as fault:
             parsed.wrong.append((number, str(fault)))
     return parsed
+
+
+def _read_several(
+    parsed: ParsedLines, rows: list[tuple[int, list[str]]], is_split: Callable[[str], bool], labels: LabelRule
+) -> None:
+    """Reads lines without a header whose image has any number of labels, each in a cell (Vertex AI) or all in one."""
+    rows = [(number, _without_empty_end(cells)) for number, cells in rows]
+    has_split_last = all(cells[-1] and is_split(cells[-1]) for _, cells in rows if len(cells) > 2)
+    ordered = []
+    for number, cells in rows:
+        ml_use = ""
+        if len(cells) > 1 and is_split(cells[0]) and (cells[0] or has_ending(cells[1])):
+            ml_use, *cells = cells
+        elif len(cells) > 2 and has_split_last:
+            *cells, ml_use = cells
+        ordered.append((number, cells[0], cells[1:], ml_use))
+    separator = labels.separator
+    if separator or all(len(held) < 2 for _, _, held, _ in ordered):
+        separator = labels.choose((cell for _, _, held, _ in ordered for cell in held), parsed.notes)
+    for number, name, held, ml_use in ordered:
+        try:
+            if not held and not has_ending(name):
+                raise InvalidLine(f"only one field, {name}")
+            read = [one for cell in held if (one := read_cell(cell, separator)) is not None]
+            found = [label for one in read for label in one]
+            parsed.lines.append(Line(number, name, joined(found), ml_use, is_negative=bool(read) and not found))
+        except InvalidLine as fault:
+            parsed.wrong.append((number, str(fault)))
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    """Returns the cells without the empty ones at the end; the first is kept."""
+    end = max((end for end, cell in enumerate(cells, start=1) if cell), default=1)
+    return cells[: max(1, end)]
 
 
 def _join_name(cells: list[str]) -> list[str]:

@@ -24,7 +24,19 @@ from urllib.parse import urljoin, urlsplit
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset.import_csv import parse_csv
 from kfp_vision.dataset.import_json import parse_json, parse_json_lines
-from kfp_vision.dataset.import_lines import OUR_SPLIT_COLUMNS, InvalidColumns, InvalidLine, Line, ParsedLines, plain_name
+from kfp_vision.dataset.import_lines import (
+    FLAGS,
+    ONE_LABEL,
+    OUR_SPLIT_COLUMNS,
+    LabelRule,
+    Line,
+    ParsedLines,
+    plain_name,
+)
+from kfp_vision.dataset.invalid_lines import InvalidColumns, InvalidLine
+from kfp_vision.dataset.label_cells import joined
+from kfp_vision.dataset.label_studio import plain_path
+from kfp_vision.dataset.table import LABEL_SEPARATOR
 from kfp_vision.storage import reading, uris
 from kfp_vision.storage.base import split_settings
 
@@ -45,6 +57,8 @@ LINE_FORMATS |= {
     ".json": 'Write items such as {"uri": "daisy/1.jpg", "label": "daisy"}.',
     ".lst": "Write lines such as 0 TAB 3 TAB daisy/1.jpg: an index, the class as a number, the path.",
 }
+# How faults begin that an image with several labels causes where each is to have one.
+SEVERAL_FAULTS = ("several labels", "several classes")
 MAX_WRONG_LINES = 10  # named in an error; the rest is only counted
 MAX_FAULT_CHARACTERS = 200
 STEPS = {".", ".."}
@@ -58,9 +72,10 @@ class ImportEntry:
     Attributes:
         name: URI of the image as written in the file.
         uri: absolute URI of the image.
-        label: class of the image; empty if not given.
+        label: class of the image, or all of them as the table holds them; empty if not given.
         split: train, validation or test; empty if not given.
         line: line number, from 1.
+        is_negative: whether the image is said to have none of the labels.
     """
 
     name: str
@@ -68,6 +83,7 @@ class ImportEntry:
     label: str
     split: str
     line: int
+    is_negative: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,11 +110,12 @@ def uri_suffix(uri: str) -> str:
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix
 
 
-def read_import_file(uri: str) -> ImportFile:
+def read_import_file(uri: str, labels: LabelRule = ONE_LABEL) -> ImportFile:
     """Reads an import file.
 
     Args:
         uri: of the file; its suffix, one of `IMPORT_SUFFIXES`, selects the format.
+        labels: how labels are read.
 
     Returns:
         Its entries and notes. Relative URIs are resolved against the location of the file; numeric labels of a .lst file are
@@ -118,7 +135,7 @@ def read_import_file(uri: str) -> ImportFile:
         raise InputError(rule, f"{OTHER_TABLES[kind]} ({uri})", "Save it as CSV, in UTF-8.")
     text = decode_text(uri, partial(invalid_line_error, uri))
     try:
-        parsed = _parse(text, kind)
+        parsed = _parse(text, kind, labels)
     except InvalidColumns as fault:
         rule = "an import file must tell which column or key is the image and which the label"
         raise InputError(rule, f"{fault.found} in {uri}", fault.remedy) from None
@@ -126,11 +143,12 @@ def read_import_file(uri: str) -> ImportFile:
     entries, wrong = [], parsed.wrong
     for line in parsed.lines:
         try:
-            entries.append(ImportEntry(line.name, _resolve(line.name, uri), line.label, _parse_split(line.ml_use), line.number))
+            place, split = _resolve(plain_path(line.name), uri), _parse_split(line.ml_use)
+            entries.append(ImportEntry(plain_path(line.name), place, line.label, split, line.number, line.is_negative))
         except InvalidLine as fault:
             wrong.append((line.number, str(fault)))
     if wrong:
-        raise invalid_lines_error(uri, sorted(wrong))
+        raise _several_labels_error(uri, wrong, labels) or invalid_lines_error(uri, sorted(wrong))
     return ImportFile(_pad_labels(entries) if kind == ".lst" else entries, parsed.notes)
 
 
@@ -159,6 +177,18 @@ def invalid_lines_error(uri: str, wrong: list[tuple[int, str]]) -> InputError:
     return InputError(rule, f"{len(wrong)} wrong lines in {uri}", f"{remedy} {name_first(first, len(wrong))}")
 
 
+def _several_labels_error(uri: str, wrong: list[tuple[int, str]], labels: LabelRule) -> InputError | None:
+    """Returns the error for a file in which images have several labels, where each is to have one."""
+    marked = sorted((line, fault) for line, fault in wrong if fault.startswith(SEVERAL_FAULTS))
+    if labels.several or not marked:
+        return None
+    rule = "with labels=one, every line of an import file must give one label"
+    line, fault = marked[0]
+    more = f" and in {len(marked) - 1} more" if len(marked) > 1 else ""
+    remedy = "Set labels to several if an image may have several of them, or leave one in each line."
+    return InputError(rule, f"{fault} in {uri}, line {line}{more}", remedy)
+
+
 def name_first(named: list[str], count: int) -> str:
     """Returns a sentence that lists the first of many things.
 
@@ -185,27 +215,44 @@ def decode_text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
         raise line_error(line, f"bytes that are not {encoding.removesuffix('-sig').upper()}") from None
 
 
-def _parse(text: str, kind: str) -> ParsedLines:
+def _parse(text: str, kind: str, labels: LabelRule) -> ParsedLines:
     if kind in CSV_SUFFIXES:
-        return parse_csv(text, _is_split)
+        return parse_csv(text, _is_split, labels)
     if kind == ".lst":
-        return _parse_lst(text)
-    return parse_json(text) if kind == ".json" else parse_json_lines(text)
+        return _parse_lst(text, labels)
+    return parse_json(text, labels) if kind == ".json" else parse_json_lines(text, labels)
 
 
-def _parse_lst(text: str) -> ParsedLines:
+def _parse_lst(text: str, labels: LabelRule) -> ParsedLines:
+    """Reads an index, a class or a 0 or 1 for each class, and a path in each line."""
     parsed = ParsedLines()
+    widths = set()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         cells = line.rstrip("\r").split("\t")
         try:
+            if len(cells) > 3 and all(cell.strip() in FLAGS for cell in cells[1:-1]):
+                widths.add(len(cells) - 2)
+                parsed.lines.append(_multi_hot_line(number, cells, labels))
+                continue
             if len(cells) != 3:
                 raise InvalidLine(f"{len(cells)} fields between tabs")
             parsed.lines.append(Line(number, cells[2].strip(), _class_number(cells[1])))
         except InvalidLine as fault:
             parsed.wrong.append((number, str(fault)))
+    if labels.several and len(widths) > 1:
+        found = f"lines of {' and '.join(map(str, sorted(widths)))} classes"
+        raise InvalidColumns(found, "Write a 0 or 1 for each class in every line.")
     return parsed
+
+
+def _multi_hot_line(number: int, cells: list[str], labels: LabelRule) -> Line:
+    """Reads a line with a 0 or 1 for each class, numbered from 0, as MXNet's im2rec takes it with several labels."""
+    marked = [str(position) for position, cell in enumerate(cells[1:-1]) if FLAGS[cell.strip()]]
+    if not labels.several:
+        raise InvalidLine(f"several classes, of which {len(marked)} with a 1")
+    return Line(number, cells[-1].strip(), joined(marked), is_negative=not marked)
 
 
 def _class_number(cell: str) -> str:
@@ -220,8 +267,10 @@ def _class_number(cell: str) -> str:
 
 def _pad_labels(entries: list[ImportEntry]) -> list[ImportEntry]:
     """Pads numeric labels with zeros, so that sorting them by name sorts them by number."""
-    width = max((len(entry.label) for entry in entries), default=0)
-    return [replace(entry, label=entry.label.zfill(width)) for entry in entries]
+    labels_of = [entry.label.split(LABEL_SEPARATOR) if entry.label else [] for entry in entries]
+    width = max((len(label) for labels in labels_of for label in labels), default=0)
+    padded = (LABEL_SEPARATOR.join(label.zfill(width) for label in labels) for labels in labels_of)
+    return [replace(entry, label=label) for entry, label in zip(entries, padded, strict=True)]
 
 
 def _resolve(name: str, listing: str) -> str:

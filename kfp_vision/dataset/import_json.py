@@ -3,15 +3,18 @@
 import json
 from typing import Any
 
+from kfp_vision.dataset import label_studio
 from kfp_vision.dataset.import_lines import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
-    InvalidColumns,
-    InvalidLine,
+    ONE_LABEL,
+    LabelRule,
     ParsedLines,
     plain_name,
     read_table,
 )
+from kfp_vision.dataset.invalid_lines import InvalidColumns, InvalidLine
+from kfp_vision.dataset.label_cells import list_labels
 
 VERTEX_ML_USE = "aiplatform.googleapis.com/ml_use"
 METADATA = "-metadata"  # ends the key beside that of an annotation, in SageMaker's augmented manifests
@@ -20,11 +23,12 @@ LABEL_KEYS = {name for row in LABEL_COLUMNS for name in row}
 LINES_REMEDY = 'Write a line for each image, such as {"uri": "daisy/1.jpg", "label": "daisy"}.'
 
 
-def parse_json_lines(text: str) -> ParsedLines:
+def parse_json_lines(text: str, labels: LabelRule = ONE_LABEL) -> ParsedLines:
     """Reads an object from each line.
 
     Args:
         text: of the file.
+        labels: how labels are read.
 
     Raises:
         InvalidColumns: the keys do not tell the image, or the label.
@@ -37,18 +41,19 @@ def parse_json_lines(text: str) -> ParsedLines:
             items.append((number, json.loads(line)))
         except (ValueError, RecursionError):
             wrong.append((number, "invalid JSON"))
-    parsed = _parse_items(items)
+    parsed = _parse_items(items, labels)
     parsed.wrong += wrong
     return parsed
 
 
-def parse_json(text: str) -> ParsedLines:
+def parse_json(text: str, labels: LabelRule = ONE_LABEL) -> ParsedLines:
     """Reads a JSON array of objects, an object of images and labels, the annotations of COCO, or JSON Lines.
 
-    The number of an item counts as that of its line.
+    The number of an item counts as that of its line. An array may be an export of Label Studio.
 
     Args:
         text: of the file.
+        labels: how labels are read.
 
     Raises:
         InvalidColumns: as `parse_json_lines`, or the annotations of COCO are incomplete.
@@ -56,23 +61,27 @@ def parse_json(text: str) -> ParsedLines:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        return parse_json_lines(text)
+        return parse_json_lines(text, labels)
     if isinstance(content, list):
-        return _parse_items(list(enumerate(content, start=1)))
+        return _parse_items(list(enumerate(content, start=1)), labels)
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-        return _parse_coco(content)
-    if isinstance(content, dict) and content and all(isinstance(label, str | int) for label in content.values()):
+        return _parse_coco(content, labels)
+    kinds = str | int | list if labels.several else str | int
+    if isinstance(content, dict) and content and all(isinstance(label, kinds) for label in content.values()):
         pairs = [{"uri": name, "label": label} for name, label in content.items()]
-        return parse_json_lines(text) if _is_item(content) else _parse_items(list(enumerate(pairs, start=1)))
-    return parse_json_lines(text)
+        return parse_json_lines(text, labels) if _is_item(content) else _parse_items(list(enumerate(pairs, start=1)), labels)
+    return parse_json_lines(text, labels)
 
 
 def _is_item(content: dict[str, Any]) -> bool:
     return any(plain_name(key) in IMAGE_KEYS for key in content)
 
 
-def _parse_coco(content: dict[str, Any]) -> ParsedLines:
-    """Reads the format of COCO, in which iNaturalist and others give one category to each image."""
+def _parse_coco(content: dict[str, Any], rule: LabelRule) -> ParsedLines:
+    """Reads the format of COCO; an image has the categories of its annotations, whose boxes do not matter.
+
+    iNaturalist and others give one category to each image.
+    """
     labels: dict[Any, dict[str, None]] = {}
     try:
         categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
@@ -81,40 +90,44 @@ def _parse_coco(content: dict[str, Any]) -> ParsedLines:
         images = [(str(image["file_name"]), list(labels.get(image["id"], []))) for image in content["images"]]
     except (TypeError, KeyError) as fault:
         raise InvalidColumns(f"annotations of COCO that lack {fault}", LINES_REMEDY) from None
-    return _parse_items([(number, {"uri": name, "label": found}) for number, (name, found) in enumerate(images, start=1)])
+    items = [(number, {"uri": name, "label": found}) for number, (name, found) in enumerate(images, start=1)]
+    return _parse_items(items, rule)
 
 
-def _parse_items(items: list[tuple[int, Any]]) -> ParsedLines:
+def _parse_items(items: list[tuple[int, Any]], labels: LabelRule) -> ParsedLines:
     """Reads items as the rows of a table with a column for each key."""
     flat: list[tuple[int, dict[str, str]]] = []
     wrong = []
     for number, item in items:
         try:
-            flat.append((number, _flatten(item)))
+            flat.append((number, _flatten(item, labels.several)))
         except InvalidLine as fault:
             wrong.append((number, str(fault)))
     names = list(dict.fromkeys(key for _, fields in flat for key in fields))
     rows = [(number, [fields.get(name, "") for name in names]) for number, fields in flat]
-    parsed = read_table(names, rows) if flat else ParsedLines()
+    parsed = read_table(names, rows, labels) if flat else ParsedLines()
     parsed.wrong += wrong
     return parsed
 
 
-def _flatten(item: Any) -> dict[str, str]:
-    """Returns the fields of an item that may be its image, label or split, as text."""
+def _flatten(item: Any, several: bool) -> dict[str, str]:
+    """Returns the fields of an item that may be its image, label or split, as text; several labels as a list in JSON."""
     if not isinstance(item, dict):
         raise InvalidLine("JSON that is not an object")
     if "imageGcsUri" in item:
-        return _flatten_vertex(item)
+        return _flatten_vertex(item, several)
+    if label_studio.is_task(item):
+        name, choices = label_studio.read_task(item)
+        return {"uri": name, "label": _label_text(choices, several)}
     fields = {}
     about = {key.removesuffix(METADATA): value for key, value in item.items() if key.endswith(METADATA)}
     annotations = {key: metadata for key, metadata in about.items() if key in item and isinstance(metadata, dict)}
     for key, value in item.items():
         name = plain_name(key)
         if key in annotations:
-            fields["label"] = _annotated_label(value, annotations[key])
+            fields["label"] = _annotated_label(value, annotations[key], several)
         elif name in LABEL_KEYS:
-            fields[key] = _label_text(value)
+            fields[key] = _label_text(value, several)
         elif name in IMAGE_KEYS and isinstance(value, dict):
             fields[key] = str(value.get("path") or "")  # Hugging Face's feature Image
         elif isinstance(value, str | int | float):
@@ -126,29 +139,43 @@ def _flatten(item: Any) -> dict[str, str]:
     return fields
 
 
-def _flatten_vertex(item: dict[str, Any]) -> dict[str, str]:
+def _flatten_vertex(item: dict[str, Any], several: bool) -> dict[str, str]:
     annotation, resource_labels = item.get("classificationAnnotation", {}), item.get("dataItemResourceLabels", {})
-    several = item.get("classificationAnnotations", [])
-    if not (isinstance(annotation, dict) and isinstance(resource_labels, dict) and isinstance(several, list)):
+    repeated = item.get("classificationAnnotations", [])
+    if not (isinstance(annotation, dict) and isinstance(resource_labels, dict) and isinstance(repeated, list)):
         raise InvalidLine("fields that are not objects")
-    labels = [one.get("displayName") for one in [annotation, *several] if isinstance(one, dict) and one]
+    labels = [one.get("displayName") for one in [annotation, *repeated] if isinstance(one, dict) and one]
     name, ml_use = item["imageGcsUri"], resource_labels.get(VERTEX_ML_USE, "")
     if not isinstance(name, str) or not isinstance(ml_use, str):
         raise InvalidLine("a field that is not a string")
-    return {"uri": name, "label": _label_text(labels), "ml_use": ml_use}
+    given = labels if labels or "classificationAnnotations" in item else None
+    return {"uri": name, "label": _label_text(given, several), "ml_use": ml_use}
 
 
-def _annotated_label(value: Any, metadata: dict[str, Any]) -> str:
-    """Returns the label of an annotation of SageMaker Ground Truth, whose value may be only a number."""
+def _annotated_label(value: Any, metadata: dict[str, Any], several: bool) -> str:
+    """Returns the label of an annotation of SageMaker Ground Truth, whose value may be only a number, or a list of such."""
     kind = metadata.get("type", "")
+    class_map = metadata.get("class-map")
+    if several and isinstance(value, list) and isinstance(class_map, dict):
+        unknown = [number for number in value if str(number) not in class_map]
+        if unknown:
+            raise InvalidLine(f"a class that is not in the class-map, {unknown[0]}")
+        return _label_text([class_map[str(number)] for number in value], several)
+    if isinstance(class_map, dict) and isinstance(value, list):
+        raise InvalidLine("several labels")
     if isinstance(value, dict) or ("class-map" in metadata and "class-name" not in metadata):
         raise InvalidLine(f"an annotation of another kind ({str(kind).rpartition('/')[2] or 'boxes'})")
-    return _label_text(metadata.get("class-name", value))
+    return _label_text(metadata.get("class-name", value), several)
 
 
-def _label_text(value: Any) -> str:
+def _label_text(value: Any, several: bool) -> str:
+    """Returns a label as text; with `several`, a list of them as JSON, which `label_cells.read_cell` reads."""
+    if isinstance(value, dict) and label_studio.CHOICES in value:
+        value = value[label_studio.CHOICES]
+    if several and isinstance(value, list):
+        return json.dumps(list_labels(value), ensure_ascii=False)
     if isinstance(value, list) and len(value) <= 1:
-        return _label_text(value[0] if value else None)
+        return _label_text(value[0] if value else None, several)
     if isinstance(value, list):
         raise InvalidLine("several labels")
     if isinstance(value, float) and value.is_integer():

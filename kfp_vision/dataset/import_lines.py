@@ -5,6 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from kfp_vision.core.values import ONE, SEVERAL
+from kfp_vision.dataset.invalid_lines import InvalidColumns, InvalidLine
+from kfp_vision.dataset.label_cells import MISSING_VALUES, NAMED_SEPARATORS, choose_separator, joined, read_cell
+from kfp_vision.dataset.table import LABEL_SEPARATOR
+
 # Names of columns and keys, as `plain_name` gives them. A name in an earlier line wins over one in a later line; two names of
 # one line are ambiguous.
 IMAGE_COLUMNS = tuple(
@@ -35,8 +40,8 @@ FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true
 IMAGE_ENDING = re.compile(r"\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|hei[cf]|avif|p[pgbn]m)$", re.IGNORECASE)
 ENDING = re.compile(r"\.[A-Za-z]\w{1,4}$")
 WHOLE_NUMBER_AS_FLOAT = re.compile(r"-?\d+\.0")  # how pandas writes whole numbers in a column that lacks some
+DECIMALS = re.compile(r"\.0(?=\t|$)")
 CACHED_NAMES = 1 << 10
-MISSING_VALUES = ("nan", "<na>", "#n/a")  # how pandas and spreadsheets write an empty cell, in lower case
 ROWS_LOOKED_AT = 1000  # to find out what a column holds
 
 
@@ -47,14 +52,56 @@ class Line:
     Attributes:
         number: of the line, from 1.
         name: of the image: a URI, a path or an id.
-        label: class of the image.
+        label: class of the image; where images have several, all of them as the table holds them.
         ml_use: word for its split.
+        is_negative: whether the line says that the image has none of the labels, rather than nothing.
     """
 
     number: int
     name: str
     label: str = ""
     ml_use: str = ""
+    is_negative: bool = False
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How the labels of an import file are read.
+
+    Attributes:
+        several: whether an image has any number of labels, rather than one.
+        separator: between the labels in a cell, as a person gives it; empty to find it.
+    """
+
+    several: bool = False
+    separator: str = ""
+
+    @classmethod
+    def of_fields(cls, labels: str, separator: str = "") -> "LabelRule":
+        """Returns the rule that a form gives.
+
+        Args:
+            labels: the field `labels`.
+            separator: the setting `label_separator` of `advanced`; `space` and `tab` stand for these.
+        """
+        assert labels in (ONE, SEVERAL), labels
+        return cls(labels == SEVERAL, NAMED_SEPARATORS.get(separator, separator))
+
+    def choose(self, cells: Iterable[str], notes: list[str]) -> str:
+        """Returns what separates the labels in the cells of a column, and notes it.
+
+        Args:
+            cells: of the column.
+            notes: of the import file; changed in place.
+        """
+        separator = self.separator or choose_separator(cells)
+        if separator:
+            shown = next((name for name, character in NAMED_SEPARATORS.items() if character == separator), separator)
+            notes.append(f"The labels of an image are separated by {shown}.")
+        return separator
+
+
+ONE_LABEL = LabelRule()
 
 
 @dataclass
@@ -74,23 +121,6 @@ class ParsedLines:
     notes: list[str] = field(default_factory=list)
 
 
-class InvalidLine(Exception):
-    """A line is invalid; the message describes the fault."""
-
-
-class InvalidColumns(Exception):
-    """The columns of a table cannot be told.
-
-    Attributes:
-        found: what is there instead.
-        remedy: what to do, as a sentence.
-    """
-
-    def __init__(self, found: str, remedy: str):
-        super().__init__(found)
-        self.found, self.remedy = found, remedy
-
-
 @dataclass(frozen=True)
 class Columns:
     """The columns of a table, by their positions.
@@ -101,6 +131,7 @@ class Columns:
         label: position of the label; None if there is none.
         split: position of the split; None if there is none.
         flags: positions of the classes, if the table has a column of 0 and 1 for each.
+        more_labels: positions of further labels, if images have several and each is in a column.
     """
 
     names: tuple[str, ...]
@@ -108,6 +139,38 @@ class Columns:
     label: int | None
     split: int | None
     flags: tuple[int, ...] = ()
+    more_labels: tuple[int, ...] = ()
+
+    def read_several(self, number: int, cells: Sequence[str], separator: str) -> Line:
+        """Returns what a row gives, with any number of labels.
+
+        Args:
+            number: of its line.
+            cells: one for each column.
+            separator: between the labels of a cell.
+
+        Raises:
+            InvalidLine: a column of a class holds neither 0 nor 1, or a list of labels cannot be read.
+        """
+        found: list[str] | None = None
+        if any(cells[position] for position in self.flags):
+            found = self._marked(cells)
+        for position in self.label_columns:
+            held = read_cell(cells[position], separator)
+            found = found if held is None else [*(found or []), *held]
+        ml_use = "" if self.split is None else cells[self.split]
+        return Line(number, cells[self.image], joined(found or []), ml_use, is_negative=found == [])
+
+    @property
+    def label_columns(self) -> tuple[int, ...]:
+        """Positions of the columns that hold labels."""
+        return () if self.label is None else (self.label, *self.more_labels)
+
+    def _marked(self, cells: Sequence[str]) -> list[str]:
+        """Returns the classes whose columns hold 1."""
+        if not all(cells[position].lower() in FLAGS for position in self.flags):
+            raise InvalidLine("a class with neither 0 nor 1")
+        return [self.names[position] for position in self.flags if FLAGS[cells[position].lower()]]
 
     def read(self, number: int, cells: Sequence[str]) -> Line:
         """Returns what a row gives.
@@ -121,9 +184,7 @@ class Columns:
         """
         label = "" if self.label is None else cells[self.label]
         if self.flags:
-            if not all(cells[position].lower() in FLAGS for position in self.flags):
-                raise InvalidLine("a class with neither 0 nor 1")
-            marked = [self.names[position] for position in self.flags if FLAGS[cells[position].lower()]]
+            marked = self._marked(cells)
             if len(marked) != 1 and any(cells[position] for position in self.flags):
                 raise InvalidLine(f"several classes with a 1 ({', '.join(marked)})" if marked else "no class with a 1")
             label = "".join(marked)
@@ -134,13 +195,14 @@ class Columns:
     @property
     def note(self) -> str:
         """A sentence on which columns are read; empty if the names are ours and all are used."""
-        used = {self.image, self.label, self.split, *self.flags}
+        used = {self.image, self.label, self.split, *self.flags, *self.more_labels}
         ignored = ", ".join(name for position, name in enumerate(self.names) if position not in used and name)
         if not ignored and self.names[self.image].lower() == "uri" and self.label is not None:
             return ""
         parts = [f"the image from {self.names[self.image]}"]
         if self.label is not None:
-            parts.append(f"the label from {self.names[self.label]}")
+            names = ", ".join(self.names[position] for position in self.label_columns)
+            parts.append(f"the {'labels' if self.more_labels else 'label'} from {names}")
         if self.flags:
             parts.append(f"the label from the one that holds 1 of {', '.join(self.names[position] for position in self.flags)}")
         if self.split is not None:
@@ -169,12 +231,13 @@ def is_column_name(name: str) -> bool:
     return any(plain_name(name) in row for row in (*IMAGE_COLUMNS, *LABEL_COLUMNS))
 
 
-def choose_columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Columns:
+def choose_columns(names: Sequence[str], rows: Sequence[Sequence[str]], *, several: bool = False) -> Columns:
     """Finds out what the columns of a table are, by their names, and where these do not tell by what they hold.
 
     Args:
         names: of the columns, in any order and case.
         rows: the rows below, one cell for each column.
+        several: whether an image has any number of labels, which may be in columns such as label1 and label2.
 
     Raises:
         InvalidColumns: there is no column of images, or several may be that of the image or the label.
@@ -184,6 +247,8 @@ def choose_columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Colum
         Columns(names=('id', 'breed'), image=0, label=1, split=None, flags=())
     """
     keys = [plain_name(name) for name in names]
+    if several and (columns := _numbered_labels(names, keys, rows)):
+        return columns
     if "uri" in keys and "label" in keys:
         return Columns(tuple(names), keys.index("uri"), keys.index("label"), _first_of(SPLIT_COLUMNS, keys, []))
     rows = rows[:ROWS_LOOKED_AT]
@@ -202,6 +267,18 @@ def choose_columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Colum
     if all(row[position].lower() in FLAGS for row in rows for position in rest):
         return Columns(tuple(names), image, None, split, tuple(rest))
     raise InvalidColumns(f"no label among {_listed(names)}", "Rename the column of the class to label.")
+
+
+def _numbered_labels(names: Sequence[str], keys: list[str], rows: Sequence[Sequence[str]]) -> Columns | None:
+    """Returns the columns of a table in which several have the same name of a label, but for a number at the end."""
+    stems = [key.rstrip("0123456789") for key in keys]
+    for known in (name for row in LABEL_COLUMNS for name in row if len(name) > 1):  # y1 and y2 are edges of a box
+        alike = [position for position, stem in enumerate(stems) if stem == known]
+        if len(alike) > 1:
+            others = [name if position not in alike else "" for position, name in enumerate(names)]
+            found = choose_columns([*others, "label"], [[*cells, ""] for cells in rows])
+            return replace(found, names=tuple(names), label=alike[0], more_labels=tuple(alike[1:]))
+    return None
 
 
 def _image_column(names: Sequence[str], keys: list[str], usable: list[int], files: list[int]) -> int:
@@ -237,23 +314,28 @@ def _first_of(rows: Sequence[Sequence[str]], keys: list[str], taken: list[int]) 
     return next((keys.index(key) for row in rows for key in row if key in keys and keys.index(key) not in taken), None)
 
 
-def read_table(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> ParsedLines:
+def read_table(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], labels: LabelRule = ONE_LABEL) -> ParsedLines:
     """Reads a table whose columns have names.
 
     Args:
         names: of the columns.
         rows: number of the line, and a cell for each column.
+        labels: how labels are read.
 
     Raises:
         InvalidColumns: as `choose_columns`.
     """
-    columns = choose_columns(names, [cells for _, cells in rows[:ROWS_LOOKED_AT]])
+    columns = choose_columns(names, [cells for _, cells in rows[:ROWS_LOOKED_AT]], several=labels.several)
     parsed = ParsedLines(notes=[columns.note] if columns.note else [])
+    separator = ""
+    if labels.several and columns.label is not None and (labels.separator or not columns.more_labels):
+        separator = labels.choose((cells[columns.label] for _, cells in rows), parsed.notes)
     if columns.split is not None:
         parsed.split_column = columns.names[columns.split]
     for number, cells in rows:
         try:
-            parsed.lines.append(columns.read(number, cells))
+            line = columns.read_several(number, cells, separator) if labels.several else columns.read(number, cells)
+            parsed.lines.append(line)
         except InvalidLine as fault:
             parsed.wrong.append((number, str(fault)))
     parsed.lines = _without_decimals(parsed.lines)
@@ -263,6 +345,7 @@ def read_table(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) 
 def _without_decimals(lines: Iterable[Line]) -> list[Line]:
     """Writes whole numbers as such where pandas wrote them all as 3.0, since some lines have none."""
     lines = list(lines)
-    if all(WHOLE_NUMBER_AS_FLOAT.fullmatch(line.label) for line in lines if line.label):
-        return [replace(line, label=line.label.partition(".")[0]) for line in lines]
+    labels = (label for line in lines if line.label for label in line.label.split(LABEL_SEPARATOR))
+    if all(map(WHOLE_NUMBER_AS_FLOAT.fullmatch, labels)):
+        return [replace(line, label=DECIMALS.sub("", line.label)) for line in lines]
     return lines

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.dataset import exclusions, image_files, rare_classes, table_checks
+from kfp_vision.core.values import ONE, SEVERAL
+from kfp_vision.dataset import exclusions, image_files, rare_classes, several_labels, table_checks
 from kfp_vision.dataset.content_ids import map_concurrently
 from kfp_vision.dataset.scan import scan_images
 from kfp_vision.dataset.table import (
@@ -29,12 +30,13 @@ EXCLUDED = "excluded by leave_out_uri"
 class Task(Protocol):
     """The steps of the ingest stage that differ between classification and detection."""
 
-    def find_images(self, images_uri: str, advanced: Advanced, /) -> Catalog:
+    def find_images(self, images_uri: str, advanced: Advanced, labels: str, /) -> Catalog:
         """Lists the images at a URI, with their labels.
 
         Args:
             images_uri: of the data.
             advanced: settings of the data.
+            labels: `one` or `several` labels of an image.
         """
 
     def update_labels(self, found: Catalog, /) -> None:
@@ -69,6 +71,7 @@ def ingest_images(
     table: Path,
     page: Path,
     task: str = CLASSIFICATION,
+    labels: str = ONE,
     leave_out_uri: str = "",
     advanced: Advanced = DEFAULT_ADVANCED,
 ) -> Catalog:
@@ -82,6 +85,7 @@ def ingest_images(
         table: output table (CSV).
         page: output page (HTML).
         task: `classification` or `detection`.
+        labels: `one` or `several` labels of an image.
         leave_out_uri: an exclusion list, as `import_files` reads it; empty for none.
         advanced: settings of the data.
 
@@ -102,16 +106,18 @@ def ingest_images(
     tasks: dict[str, Task] = {CLASSIFICATION: ClassificationTask(), DETECTION: annotations.DetectionTask()}
     steps = tasks[task]
     images_uri, leave_out_uri = uris.from_field(images_uri), uris.from_field(leave_out_uri)
-    found = steps.find_images(images_uri, advanced)
+    found = steps.find_images(images_uri, advanced, labels)
     unmatched = exclude_images(found, leave_out_uri) if leave_out_uri else []
     if leave_out_uri:
         steps.update_labels(found)
+    if labels == SEVERAL:
+        several_labels.merge_copies(found)
     splits_in_data = found.splits
     if task == CLASSIFICATION:
         rare_classes.limit_rare_classes(found, advanced)
     if check_images:
         steps.check_data(found, images_uri, splits)
-    notes = [*found.notes, *steps.describe(found)]
+    notes = [*found.notes, *steps.describe(found), *(several_labels.set_notes(found) if labels == SEVERAL else [])]
     if not all(row.name.isascii() for row in found.rows):
         notes = [*reading.notes_on_names(images_uri), *notes]
     for line in [*notes, *found.skipped.lines()]:
@@ -218,7 +224,11 @@ def _show_unchanged(encoded: bytes, row: ImageRow) -> thumbnails.EncodedImage:
 class ClassificationTask:
     """Image classification, as a `Task`."""
 
-    find_images = staticmethod(scan_images)
+    @staticmethod
+    def find_images(images_uri: str, advanced: Advanced, labels: str) -> Catalog:
+        """See `Task`."""
+        return scan_images(images_uri, advanced, labels=labels)
+
     update_labels = staticmethod(_keep_labels)
     check_data = staticmethod(table_checks.check_classification)
     describe = staticmethod(table_checks.classification_notes)

@@ -38,15 +38,19 @@ def _escaped(label: str) -> str:
 
 
 LABELS_FILE = "labels.txt"
+SEVERAL_FILE = "several_labels"  # an empty file beside it if an image has any number of labels
 
 
-def write_labels(folder: Path, labels: list[str]) -> None:
+def write_labels(folder: Path, labels: list[str], *, several: bool = False) -> None:
     """Writes `labels.txt`, with lines such as `0:daisy`.
 
     Args:
         folder: an existing folder.
         labels: in the order of their numbers, from 0.
+        several: whether an image has any number of labels, rather than one.
     """
+    if several:
+        (folder / SEVERAL_FILE).touch()
     lines = "".join(f"{number}:{label}\n" for number, label in enumerate(labels))
     (folder / LABELS_FILE).write_text(lines, encoding="utf-8")
 
@@ -68,3 +72,12 @@ def read_labels(folder: Path) -> list[str]:
         raise InputError("the label map must be for classification", LABEL_MAP_FILE, remedy)
     lines = (folder / LABELS_FILE).read_text(encoding="utf-8").splitlines()
     return [line.partition(":")[2] for line in lines]
+
+
+def has_several_labels(folder: Path) -> bool:
+    """Returns whether an image has any number of labels.
+
+    Args:
+        folder: the label map, as `write_labels` writes it.
+    """
+    return (folder / SEVERAL_FILE).exists()

@@ -41,7 +41,7 @@ def tables_remedy(found: Catalog, images_uri: str) -> str:
     """
     names = [name for examples in found.skipped.names.values() for name in examples]
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES) and SUBMISSION not in name.lower()]
-    if not tables or images_uri == uris.SAMPLE:
+    if not tables or images_uri in uris.SAMPLES:
         return ""
     which, one = (tables[0], "it") if len(tables) == 1 else (f"one of {some(tables)}", "that file")
     unpacked = "" if reading.is_folder(images_uri) else "unpack the archive and "
@@ -52,7 +52,7 @@ def _explain(found: Catalog, images_uri: str) -> tuple[str, str]:
     """Returns what is there instead of images, and the remedy; empty strings if it is nothing that we know."""
     names = list(dict.fromkeys(name for examples in found.skipped.names.values() for name in examples))
     names += [row.name for row in found.rows[:MAX_NAMED]]
-    in_archive = images_uri != uris.SAMPLE and not reading.is_folder(images_uri)
+    in_archive = images_uri not in uris.SAMPLES and not reading.is_folder(images_uri)
     if pair := _find_pair(names, (CLASS_SUFFIX, *OTHER_SUFFIXES) if in_archive and not found.rows else (CLASS_SUFFIX,)):
         return f"a WebDataset shard ({' beside '.join(pair)})", WEBDATASET_REMEDY
     files = [name for name in names if not packing.is_beside_data(name)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from kfp_vision.core.advanced import LEAVE_OUT, Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import sort_labels
-from kfp_vision.dataset.table import MAX_NAMED, Catalog
+from kfp_vision.dataset.table import MAX_NAMED, Catalog, join_labels
 
 RARE = "in a class of fewer than {} images"  # reason of skipping
 
@@ -33,12 +33,15 @@ def limit_rare_classes(found: Catalog, advanced: Advanced) -> None:
         raise InputError(rule, value, "Lower it, or add images.")
     rows = []
     for row in found.rows:
-        if row.label not in rare:
+        kept = [label for label in row.labels if label not in rare]
+        if len(kept) == len(row.labels):
             rows.append(row)
-        elif is_left_out:
-            found.skipped.add(RARE.format(least), row.name)
-        else:
+        elif not is_left_out:
             rows.append(replace(row, split="train"))
+        elif kept:  # an image with several labels loses the rare ones
+            rows.append(replace(row, label=join_labels(kept)))
+        else:
+            found.skipped.add(RARE.format(least), row.name)
     found.rows = rows
     what = "left out" if is_left_out else "kept in training alone"
     found.notes.append(

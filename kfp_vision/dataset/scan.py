@@ -6,13 +6,15 @@ from dataclasses import replace
 
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset import class_folders, exclusions, image_files, import_files, packed, scan_import_file
 from kfp_vision.dataset.content_ids import complete_content_ids
-from kfp_vision.dataset.table import MAX_NAMED, Catalog, ImageRow, folder_of, is_unwritable, md5_hex
-from kfp_vision.storage import reading, uris
+from kfp_vision.dataset.import_lines import LabelRule
+from kfp_vision.dataset.table import MAX_NAMED, Catalog, ImageRow, folder_of, is_unwritable, join_labels, md5_hex
+from kfp_vision.storage import reading, several_sample, uris
 
 
-def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, classes: bool = True) -> Catalog:
+def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, classes: bool = True, labels: str = ONE) -> Catalog:
     """Finds the images in a folder, an archive or an import file.
 
     `class_folders` decides which folders are the classes and the predefined splits.
@@ -21,6 +23,7 @@ def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, class
         images_uri: of the data.
         advanced: settings of the data.
         classes: whether to skip images that are in no folder; if False, they get an empty label.
+        labels: `one` or `several` labels of an image.
 
     Returns:
         A catalog sorted by name.
@@ -29,21 +32,52 @@ def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, class
         InputError: there is nothing at the URI, an import file has an invalid line, or it is not clear which folders are the
             classes.
     """
-    if import_files.is_import_file(images_uri):
-        found = scan_import_file.scan_import_file(images_uri, max_missing_ratio=advanced.max_refused_ratio, classes=classes)
+    images_uri = sample_uri(images_uri, labels)
+    if images_uri == uris.SEVERAL_SAMPLE:
+        found = _scan_several_sample(labels if classes else SEVERAL)
+    elif import_files.is_import_file(images_uri):
+        rule = LabelRule.of_fields(labels, advanced.label_separator)
+        most = advanced.max_refused_ratio
+        found = scan_import_file.scan_import_file(images_uri, max_missing_ratio=most, classes=classes, labels=rule)
     else:
         found = _scan_folders(images_uri, advanced, classes)
     found.rows.sort(key=lambda row: row.name)
     return found
 
 
-def fingerprint_images(images_uri: str, leave_out_uri: str = "") -> str:
+def sample_uri(images_uri: str, labels: str) -> str:
+    """Returns the URI of the data that a form means: with several labels, `sample` is the one that has several.
+
+    Args:
+        images_uri: of the data.
+        labels: `one` or `several`.
+    """
+    return uris.SEVERAL_SAMPLE if images_uri == uris.SAMPLE and labels == SEVERAL else images_uri
+
+
+def check_sample(images_uri: str, labels: str) -> None:
+    """Checks that the sample whose images have several labels is read as such.
+
+    Args:
+        images_uri: of the data.
+        labels: `one` or `several`.
+
+    Raises:
+        InputError: it is read with one.
+    """
+    if images_uri == uris.SEVERAL_SAMPLE and labels == ONE:
+        rule = f"images_uri={uris.SEVERAL_SAMPLE} must be read with labels={SEVERAL}"
+        raise InputError(rule, f"labels={ONE}", f"Set labels to {SEVERAL}, or images_uri to {uris.SAMPLE}.")
+
+
+def fingerprint_images(images_uri: str, leave_out_uri: str = "", labels: str = ONE) -> str:
     """Computes a hash of the data at a URI from listings (names, sizes, versions), without downloading images.
 
     Args:
         images_uri: of the data; for an import file, the files it names are included.
         leave_out_uri: an exclusion list to include; empty for none. The order of its lines and its other columns do not matter,
             and an empty list equals none.
+        labels: `one` or `several` labels of an image; of an import file, images with several can be told only with the latter.
 
     Returns:
         A SHA-256 in hex.
@@ -51,20 +85,30 @@ def fingerprint_images(images_uri: str, leave_out_uri: str = "") -> str:
     Raises:
         InputError: there is nothing at the URI, or an import file or exclusion list has an invalid line.
     """
-    source = _fingerprint_source(uris.from_field(images_uri))
+    source = _fingerprint_source(sample_uri(uris.from_field(images_uri), labels), labels)
     leave_out_uri = uris.from_field(leave_out_uri)
     excluded = exclusions.read_exclusions(leave_out_uri) if leave_out_uri else []
     return hashlib.sha256("\n".join([source, *sorted(excluded)]).encode()).hexdigest() if excluded else source
 
 
-def _fingerprint_source(images_uri: str) -> str:
+def _fingerprint_source(images_uri: str, labels: str) -> str:
     listing = reading.fingerprint(images_uri)
     if not import_files.is_import_file(images_uri):
         return listing
     digest = hashlib.sha256(listing.encode())
-    for version in scan_import_file.image_versions(images_uri):
+    for version in scan_import_file.image_versions(images_uri, LabelRule.of_fields(labels)):
         digest.update(f"{version}\n".encode())
     return digest.hexdigest()
+
+
+def _scan_several_sample(labels: str) -> Catalog:
+    """Lists the drawn images that have several labels, which the generator knows."""
+    check_sample(uris.SEVERAL_SAMPLE, labels)
+    rows = []
+    for item in reading.walk(uris.SEVERAL_SAMPLE):
+        label = join_labels(several_sample.labels_of(item.name))
+        rows.append(ImageRow(item.uri, label, item.size, md5_hex(item.read()), item.name))
+    return Catalog(rows)
 
 
 def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog:

@@ -1,6 +1,7 @@
 """Lists the images of an import file; lines without a label and a few missing images are skipped."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TypeVar
 
@@ -9,7 +10,17 @@ from kfp_vision.dataset import import_files
 from kfp_vision.dataset.content_ids import complete_content_ids, map_concurrently
 from kfp_vision.dataset.image_places import ImagePlaces
 from kfp_vision.dataset.import_files import ImportEntry
-from kfp_vision.dataset.table import Catalog, ImageRow, is_unwritable, md5_hex
+from kfp_vision.dataset.import_lines import ONE_LABEL, LabelRule
+from kfp_vision.dataset.table import (
+    LABEL_SEPARATOR,
+    Catalog,
+    ImageRow,
+    is_unwritable,
+    join_labels,
+    last_split,
+    md5_hex,
+    show_labels,
+)
 from kfp_vision.storage import base, reading, uris
 
 NO_LABEL, MISSING = "no label", "missing"
@@ -18,13 +29,16 @@ DESCRIBED_FILES = 1 << 16  # archives and images whose versions are kept
 Looked = TypeVar("Looked")
 
 
-def scan_import_file(images_uri: str, *, max_missing_ratio: float, classes: bool = True) -> Catalog:
+def scan_import_file(
+    images_uri: str, *, max_missing_ratio: float, classes: bool = True, labels: LabelRule = ONE_LABEL
+) -> Catalog:
     """Lists the images of an import file.
 
     Args:
         images_uri: of the file.
         max_missing_ratio: largest accepted share of missing images, 0 to 1.
         classes: whether to skip lines without a label.
+        labels: how labels are read; where an image has several, it gets those of all its lines.
 
     Returns:
         A catalog in the order of the file.
@@ -32,20 +46,24 @@ def scan_import_file(images_uri: str, *, max_missing_ratio: float, classes: bool
     Raises:
         InputError: lines are invalid, none has a label, too many images are missing, or one cannot be read.
     """
-    listed = import_files.read_import_file(images_uri)
+    listed = import_files.read_import_file(images_uri, labels)
     found = Catalog([], notes=list(listed.notes))
-    unwritable = [(entry.line, "a control character") for entry in listed.entries if is_unwritable(entry.name + entry.label)]
+    unwritable = [
+        (entry.line, "a control character") for entry in listed.entries if is_unwritable(entry.name + show_labels(entry.label))
+    ]
     if unwritable:
         raise import_files.invalid_lines_error(images_uri, unwritable)
-    entries = [entry for entry in listed.entries if entry.label or not classes]
+    entries = [entry for entry in listed.entries if entry.label or entry.is_negative or not classes]
     if not entries:
         what = "give the labels of its images" if listed.entries else "list images"
         value = f"{len(listed.entries)} lines without a label" if listed.entries else "nothing"
         remedy = import_files.LINE_FORMATS[import_files.uri_suffix(images_uri)]
         raise InputError(f"an import file must {what}", f"{value} in {base.redact_uri(images_uri)}", remedy)
     for entry in listed.entries:
-        if classes and not entry.label:
+        if classes and not (entry.label or entry.is_negative):
             found.skipped.add(NO_LABEL, _named(entry))
+    if labels.several:
+        entries = _join_lines(entries)
     with reading.Reader() as reader:
         places = ImagePlaces(images_uri, entries)
         looked = _look_up(places, entries, partial(_read_entry, images_uri, reader))
@@ -60,16 +78,29 @@ def scan_import_file(images_uri: str, *, max_missing_ratio: float, classes: bool
     return found
 
 
-def image_versions(images_uri: str) -> Iterator[str]:
+def _join_lines(entries: list[ImportEntry]) -> list[ImportEntry]:
+    """Gives each image one entry, with the labels of all its lines, and the last of their splits."""
+    joined: dict[str, ImportEntry] = {}
+    for entry in entries:
+        if before := joined.get(entry.uri):
+            label = join_labels(label for one in (before, entry) if one.label for label in one.label.split(LABEL_SEPARATOR))
+            joined[entry.uri] = replace(before, label=label, split=last_split((before.split, entry.split)))
+        else:
+            joined[entry.uri] = entry
+    return list(joined.values())
+
+
+def image_versions(images_uri: str, labels: LabelRule = ONE_LABEL) -> Iterator[str]:
     """Yields what changes when an image of an import file does, without reading it.
 
     Args:
         images_uri: of the file.
+        labels: how labels are read.
 
     Raises:
         InputError: lines are invalid.
     """
-    entries = import_files.read_import_file(images_uri).entries
+    entries = import_files.read_import_file(images_uri, labels).entries
     describe = lru_cache(DESCRIBED_FILES)(_describe_version)
     places = ImagePlaces(images_uri, entries)
     looked = _look_up(places, entries, lambda entry: describe(uris.split_member(entry.uri)[0]))

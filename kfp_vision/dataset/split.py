@@ -7,7 +7,8 @@ Each class is sorted by content hash and cut at the ratios, so that
 - when the data grows, only the few images next to a cut change their split.
 
 An image with a predefined split keeps it. An image with several labels is excluded; if it is kept instead, it goes to the same
-split in all its classes. An image with boxes counts towards its rarest class, so that rare classes are in every split.
+split in all its classes. An image with boxes counts towards its rarest class, so that rare classes are in every split. Data
+whose images have any number of labels is split by `stratify`.
 """
 
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.core.values import sort_labels
+from kfp_vision.core.values import ONE, SEVERAL, sort_labels
 from kfp_vision.dataset import table
 from kfp_vision.dataset.label_map import write_label_map, write_labels
-from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage
+from kfp_vision.dataset.stratify import assign_splits
+from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, show_labels
 from kfp_vision.storage.atomic import replacing
 
 LEFT_OUT_TABLE = "left_out"
+KEEP = "keep"  # value of conflicting_labels
 
 
 def write_split_tables(images: Path, tables: Path, label_map: Path, **options: Any) -> dict[str, int]:
@@ -33,7 +36,7 @@ def write_split_tables(images: Path, tables: Path, label_map: Path, **options: A
         images: the table of all images, as `table.write_table` writes it.
         tables: output folder; `split_table` names its files.
         label_map: output folder of the label map.
-        options: validation_ratio, test_ratio and conflicting_labels, as for `split_images`.
+        options: validation_ratio, test_ratio, conflicting_labels and labels, as for `split_images`.
 
     Returns:
         The number of images in each split, and under `left_out` the number of those in none.
@@ -72,6 +75,7 @@ def split_images(
     label_map: Path,
     left_out: Path,
     conflicting_labels: str = "leave_out",
+    labels: str = ONE,
 ) -> dict[str, int]:
     """Splits the table of all images into one table per split, and writes the label map and the list of unused images.
 
@@ -85,6 +89,7 @@ def split_images(
         label_map: output folder for `labels.txt`, or for `label_map.pbtxt` if the images have boxes.
         left_out: output CSV (uri, label, reason) of the images that are in no split.
         conflicting_labels: `leave_out` or `keep` images with several labels; images with different boxes are always excluded.
+        labels: `one` or `several` labels of an image; with several, none are in conflict.
 
     Returns:
         The number of images in each split, and under `left_out` the number of those in none: images with conflicting labels
@@ -94,19 +99,25 @@ def split_images(
         InputError: a class would have no images left to train on.
     """
     rows = list(table.read_table(images))
-    with_boxes = any(row.objects for row in rows)
-    conflicts = _find_box_conflicts(rows) if with_boxes else _find_label_conflicts(rows, conflicting_labels)
+    with_boxes, several = any(row.objects for row in rows), labels == SEVERAL
+    conflicts = (
+        _find_box_conflicts(rows) if with_boxes else _find_label_conflicts(rows, KEEP if several else conflicting_labels)
+    )
     for content_id, reason in conflicts.items():
         print(f"excluded, {reason}: {content_id}")
-    labels = sort_labels({label for row in rows for label in row.labels})
-    parts = split_rows([row for row in rows if row.content_id not in conflicts], validation_ratio, test_ratio)
+    names = sort_labels({label for row in rows for label in row.labels})
+    split = split_several if several else split_rows
+    parts = split([row for row in rows if row.content_id not in conflicts], validation_ratio, test_ratio)
     kept = remove_leaks(parts)
-    _check_trainable(labels, kept["train"])
+    _check_trainable(names, kept["train"])
     for name, path in zip(SPLITS, (train, validation, test), strict=True):
         table.write_table(path, kept[name])
     with replacing(label_map) as temporary:
         temporary.mkdir()
-        (write_label_map if with_boxes else write_labels)(temporary, labels)
+        if with_boxes:
+            write_label_map(temporary, names)
+        else:
+            write_labels(temporary, names, several=several)
     table.write_unused(left_out, [*_list_conflicting(rows, conflicts), *_list_leaked(parts, kept)])
     counts = {name: len(part) for name, part in kept.items()}
     print(", ".join(f"{count} images in {name}" for name, count in counts.items()))
@@ -130,6 +141,27 @@ def split_rows(rows: list[ImageRow], validation_ratio: float, test_ratio: float)
     for _, same_label in groupby(unsplit, attrgetter("label")):
         for name, part in _split_class(list(same_label), assigned, validation_ratio, test_ratio).items():
             parts[name] += part
+    return {name: sorted(part, key=attrgetter("content_id", "name")) for name, part in parts.items()}
+
+
+def split_several(rows: list[ImageRow], validation_ratio: float, test_ratio: float) -> dict[str, list[ImageRow]]:
+    """Splits rows whose images have any number of labels, such that labels and frequent pairs of them keep the ratios.
+
+    Args:
+        rows: of the table of all images; a row with a split keeps it.
+        validation_ratio: fraction of each label for validation.
+        test_ratio: fraction of each label for the test split.
+
+    Returns:
+        The rows of each split, in the order of their hashes, which is as good as shuffled.
+    """
+    labels_of: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.split:
+            labels_of[row.content_id] = sorted({*labels_of.get(row.content_id, ()), *row.labels})
+    trained = {label for row in rows if row.split == "train" for label in row.labels}
+    split_of = assign_splits(labels_of, validation_ratio, test_ratio, trained)
+    parts = {name: [row for row in rows if (row.split or split_of[row.content_id]) == name] for name in SPLITS}
     return {name: sorted(part, key=attrgetter("content_id", "name")) for name, part in parts.items()}
 
 
@@ -176,7 +208,7 @@ def remove_leaks(parts: dict[str, list[ImageRow]]) -> dict[str, list[ImageRow]]:
 
 
 def _find_label_conflicts(rows: list[ImageRow], conflicting_labels: str) -> dict[str, str]:
-    if conflicting_labels == "keep":
+    if conflicting_labels == KEEP:
         return {}
     conflicts = table.conflicting_values(rows, "label")
     return {content_id: f"same image with labels {' and '.join(labels)}" for content_id, labels in conflicts.items()}
@@ -189,7 +221,7 @@ def _find_box_conflicts(rows: list[ImageRow]) -> dict[str, str]:
 def _list_conflicting(rows: list[ImageRow], conflicts: dict[str, str]) -> Iterator[UnusedImage]:
     for row in rows:
         if reason := conflicts.get(row.content_id):
-            yield row.uri, row.label, reason
+            yield row.uri, show_labels(row.label), reason
 
 
 def _list_leaked(parts: dict[str, list[ImageRow]], kept: dict[str, list[ImageRow]]) -> Iterator[UnusedImage]:
@@ -197,7 +229,7 @@ def _list_leaked(parts: dict[str, list[ImageRow]], kept: dict[str, list[ImageRow
     for name, part in parts.items():
         for row in part:
             if split_of[row.content_id] != name:
-                yield row.uri, row.label, f"same image in the {split_of[row.content_id]} split"
+                yield row.uri, show_labels(row.label), f"same image in the {split_of[row.content_id]} split"
 
 
 def _check_trainable(labels: list[str], train: list[ImageRow]) -> None:

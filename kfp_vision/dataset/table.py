@@ -24,6 +24,8 @@ FIRST_NAMES = 3  # names in a line of output
 # Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
 # that are not UTF-8). Spaces and joiners of any script are allowed.
 UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
+LABEL_SEPARATOR = "\t"  # between the labels of an image in the table; no label can hold a control character
+SHOWN_SEPARATOR = "|"  # between them in what people read; a label that holds it is rejected where images have several
 UnusedImage = tuple[str, str, str]  # URI, label and reason of an image that is in no record
 
 
@@ -33,7 +35,8 @@ class ImageRow:
 
     Attributes:
         uri: of the image.
-        label: class of the image; for detection its rarest class, empty without objects.
+        label: class of the image; where images have several, all of them as `join_labels` gives them, empty for none; for
+            detection its rarest class, empty without objects.
         bytes: size of the file.
         content_id: MD5 of the bytes, in hex; copies have the same.
         name: path below the root of the data; it does not change when the data is moved.
@@ -53,7 +56,7 @@ class ImageRow:
     def labels(self) -> list[str]:
         """The classes of the image; for detection those of its objects."""
         if not self.objects:
-            return [self.label]
+            return self.label.split(LABEL_SEPARATOR) if self.label else []
         content = json.loads(self.objects)
         return [] if isinstance(content, str) else sorted({box[0] for box in content})
 
@@ -135,6 +138,33 @@ class Catalog:
         """Number of images in each predefined split; empty without such."""
         counts = Counter(row.split for row in self.rows if row.split)
         return {split: counts[split] for split in SPLITS if split in counts}
+
+
+def join_labels(labels: Iterable[str]) -> str:
+    """Returns the labels of an image as the table holds them: sorted, each once, with a tab between.
+
+    Args:
+        labels: any number of names, in any order.
+    """
+    return intern(LABEL_SEPARATOR.join(sort_labels(set(labels))))
+
+
+def show_labels(label: str) -> str:
+    """Returns the labels of an image as people read them: daisy|tulip.
+
+    Args:
+        label: as the table holds it.
+    """
+    return label.replace(LABEL_SEPARATOR, SHOWN_SEPARATOR)
+
+
+def last_split(splits: Iterable[str]) -> str:
+    """Returns the split that an image in several is used in: the last of `SPLITS`; empty if it is in none.
+
+    Args:
+        splits: of `SPLITS`, or empty.
+    """
+    return max(splits, key=("", *SPLITS).index, default="")
 
 
 def folder_of(name: str) -> str:

@@ -41,7 +41,7 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
     if found.splits.keys() - {"train"}:
         _check_trained(found, images_uri)
         return
-    trained_only = {row.label for row in found.rows if row.split}
+    trained_only = {label for row in found.rows if row.split for label in row.labels}
     fewer = {label: count for label, count in found.classes.items() if count < splits and label not in trained_only}
     if fewer:
         rule = f"every class must have at least {splits} images, one per split"
@@ -90,7 +90,7 @@ def _check_empty_classes(found: Catalog, images_uri: str) -> None:
 
 
 def _check_trained(found: Catalog, images_uri: str) -> None:
-    trained = {row.label for row in found.rows if row.split in ("", "train")}
+    trained = {label for row in found.rows if row.split in ("", "train") for label in row.labels}
     if missing := [label for label in found.classes if label not in trained]:
         rule = "every class must have an image to train on"
         raise InputError(rule, f"none of {some(missing)} in train at {images_uri}", "Add images to it, or remove it.")
@@ -135,7 +135,8 @@ def classification_notes(found: Catalog) -> list[str]:
     for content_id, labels in list(conflicting.items())[:MAX_NAMED]:
         names = ", ".join(sorted(row.name for row in found.rows if row.content_id == content_id))
         sentences.append(
-            f"The same image has the labels {' and '.join(labels)}: {names}. {CONFLICT_NOTE}; delete the wrong copy."
+            f"The same image has the labels {' and '.join(labels)}: {names}. {CONFLICT_NOTE}; delete the wrong copy, "
+            "or set labels to several if all are right."
         )
     if len(conflicting) > MAX_NAMED:
         sentences.append(f"{len(conflicting) - MAX_NAMED} more images have several labels.")

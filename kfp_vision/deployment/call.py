@@ -6,6 +6,7 @@ from typing import Any
 from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.dataset.table import show_labels
 from kfp_vision.deployment.deploy import read_json, target_of
 from kfp_vision.records import records_folder
 from kfp_vision.storage import atomic, reading, uris
@@ -24,7 +25,8 @@ def call_endpoint(
         answer: the file to write (JSON).
 
     Returns:
-        What is written: picture, label, prediction, score, url.
+        What is written: picture, label, prediction, score, url; where images have several labels, label holds them with `|`
+        between, prediction is the most probable one, and labels and scores are those of the answer.
 
     Raises:
         InputError: the image cannot be read, no server answers, or only those of another model.
@@ -36,10 +38,15 @@ def call_endpoint(
     if isinstance(prediction, Rejected):
         rule = "test_image_uri must name an image that can be read"
         raise InputError(rule, f"{image} ({prediction})", "Give a JPEG or a PNG.")
+    label = show_labels(label)
     written = {"picture": image, "label": label, "prediction": prediction.label, "score": prediction.score, "url": url}
+    if prediction.several:
+        written |= {"labels": prediction.labels, "scores": prediction.scores}
     atomic.write_json(answer, written)
     print(f"POST {url}")
-    print(f"{image} is classified as {prediction.label} ({prediction.score:.0%}){f'; its label is {label}' if label else ''}")
+    named = prediction.in_words(".0%") if prediction.several else f"{prediction.label} ({prediction.score:.0%})"
+    known = f"; its {'labels are' if prediction.several else 'label is'} {label}" if label else ""
+    print(f"{image} is classified as {named}{known}")
     return written
 
 

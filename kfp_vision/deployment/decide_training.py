@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from kfp_vision.core.values import ONE
 from kfp_vision.dataset import scan
 from kfp_vision.deployment.deploy import target_of
 from kfp_vision.reports import results
@@ -31,6 +32,7 @@ def decide_training(
     deploy_to: str,
     model_name: str,
     settings: Mapping[str, Any],
+    labels: str = ONE,
 ) -> TrainingDecision:
     """Decides whether to train: not if the deployed model was trained from the same images and fields.
 
@@ -42,6 +44,7 @@ def decide_training(
         deploy_to: `kserve`, or a repository.
         model_name: the model's name.
         settings: what `advanced.deployment_settings` returns.
+        labels: `one` or `several` labels of an image, as `scan.fingerprint_images` takes it; `recipe` covers it.
 
     Returns:
         The decision.
@@ -49,7 +52,7 @@ def decide_training(
     Raises:
         InputError: an error of the store or the cluster.
     """
-    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri)
+    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri, labels)
     trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
     unchanged = skip_unchanged and target_of(deploy_to).is_deployed(trained_from, model_name, settings)
     if unchanged:

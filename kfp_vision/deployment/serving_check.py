@@ -6,6 +6,7 @@ For KServe's stock runtime, which serves the SavedModel without our server, it a
 import io
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from kfp_vision.deployment.deploy import check_same, read_json
 from kfp_vision.engines.choice import choose_engine, choose_serving_engine
 from kfp_vision.engines.engine import OPENVINO, TENSORFLOW
 from kfp_vision.engines.tensorflow_engine import TensorFlowEngine
-from kfp_vision.prediction.classifier import Answer
+from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.prediction.client import ServingClient
 from kfp_vision.records import records_folder
 from kfp_vision.repository.version import Version, exported_version
@@ -72,8 +73,9 @@ def check_serving(
         The figures, and whether to deploy.
 
     Raises:
-        InputError: the records are damaged, the server does not start, answers differ from the evaluation's, or the SavedModel
-            that the stock runtime serves ignores the EXIF orientation.
+        InputError: the records are damaged, the server does not start, answers differ from the evaluation's (also in the
+            labels of an image, where it has several), or the SavedModel that the stock runtime serves ignores the EXIF
+            orientation.
     """
     version, evaluation = exported_version(model), read_json(verdict)
     check_same(version, evaluation, "verdict")
@@ -98,12 +100,17 @@ def check_serving(
     if not difference <= limit:
         rule = f"a server must answer as the evaluation did in float32, to {limit:g}"
         raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
+    if version.several:
+        for name, answer in answers.items():
+            assert isinstance(answer, Prediction)  # a rejected one differs without limit
+            _check_labels("a server", version, answer.labels, expected[name], limit)
     if choose_serving_engine(version) == TENSORFLOW:
         difference = max(difference, _check_export(version, images, expected))
     median = round(statistics.median(seconds), 4)
     figures = {"pictures": len(images), "largest_difference": difference, "median_seconds": median}
     atomic.write_json(proof, {"model_fingerprint": version.fingerprint, **figures})
-    agreement = f"as the evaluation did, to {difference:.1g}"
+    labels = ", with the same labels for each" if version.several else ""
+    agreement = f"as the evaluation did, to {difference:.1g}{labels}"
     print(f"the server classified {len(images)} images {agreement}, in {1000 * median:.0f} ms each")
     return ServingCheck(figures, deploy_to != values.NOWHERE)
 
@@ -116,6 +123,9 @@ def _check_export(version: Version, images: dict[str, bytes], expected: dict[str
     if not difference <= MAX_DIFFERENCE:
         rule = f"the SavedModel must answer as the evaluation did, to {MAX_DIFFERENCE:g}"
         raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
+    if version.several:
+        for name, labels in zip(images, model.labels_of_encoded(list(images.values())), strict=True):
+            _check_labels("the SavedModel", version, labels, expected[name], MAX_DIFFERENCE)
     pairs = [_upright_and_turned(encoded, version.about["image_size"]) for encoded in images.values()]
     upright, turned = (model.scores_of_encoded(list(encoded)).tolist() for encoded in zip(*pairs, strict=True))
     turning = max(_largest(one, other) for one, other in zip(upright, turned, strict=True))
@@ -125,6 +135,15 @@ def _check_export(version: Version, images: dict[str, bytes], expected: dict[str
         raise InputError(rule, f"a difference of {turning:.3g} for EXIF orientation {TURNED}", remedy)
     print(f"the SavedModel alone classified them to {difference:.1g}, and turned by EXIF to {turning:.1g}")
     return difference
+
+
+def _check_labels(who: str, version: Version, labels: Sequence[str], expected: list[float], limit: float) -> None:
+    """Refuses labels of an image other than those of the evaluation; where a score is at its threshold, either is right."""
+    for label, score, threshold in zip(version.labels, expected, version.thresholds, strict=True):
+        if abs(score - threshold) > limit and (label in labels) != (score > threshold):
+            rule = f"{who} must give an image the labels whose score is at least their threshold"
+            found = f"{', '.join(labels) or 'none'}, with {score:.4f} for {label} and the threshold {threshold:.4f}"
+            raise InputError(rule, found, "Train or export the model again.")
 
 
 def _upright_and_turned(encoded: bytes, image_size: int) -> tuple[bytes, bytes]:

@@ -77,12 +77,29 @@ class TensorFlowEngine:
         Raises:
             Rejected: TensorFlow cannot decode one of the images; it does not say which.
         """
-        probabilities: npt.NDArray[np.float32]
+        probabilities: npt.NDArray[np.float32] = self._answer_encoded(encoded)["probabilities"].numpy()
+        return probabilities
+
+    def labels_of_encoded(self, encoded: Sequence[bytes]) -> list[list[str]]:
+        """Names images by the signature that KServe's stock runtime calls, where images have several labels.
+
+        Args:
+            encoded: images that TensorFlow can decode.
+
+        Returns:
+            Labels of each image, the most probable first.
+
+        Raises:
+            Rejected: TensorFlow cannot decode one of the images; it does not say which.
+        """
+        rows = self._answer_encoded(encoded)["labels"].numpy().tolist()
+        return [[label.decode() for label in row if label] for row in rows]
+
+    def _answer_encoded(self, encoded: Sequence[bytes]) -> Any:
         try:
-            probabilities = self._encoded(image_bytes=self._constant(encoded))["probabilities"].numpy()
+            return self._encoded(image_bytes=self._constant(encoded))
         except self._error as error:
             raise damaged_image(error) from None
-        return probabilities
 
     @property
     def has_both_in_one_pass(self) -> bool:

@@ -93,6 +93,11 @@ class ClassificationMetrics:
     by_size: list[dict[str, Any]]
     largest_class: dict[str, Any]
 
+    @property
+    def main(self) -> tuple[str, float]:
+        """Name and value of the figure that is compared with `min_accuracy`."""
+        return "accuracy", self.accuracy
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the metrics by name, ready for JSON."""
         # Unlike dataclasses.asdict this does not copy a confusion matrix of a million cells one by one.
@@ -205,10 +210,22 @@ def roc_curve(predictions: Predictions) -> dict[str, Any]:
         false_positive_rate, true_positive_rate and thresholds, each at most `ROC_POINTS` finite values, and area, which is
         computed before thinning.
     """
+    return roc_of_pairs(np.eye(predictions.probabilities.shape[1])[predictions.labels], predictions.probabilities)
+
+
+def roc_of_pairs(truth: npt.NDArray[Any], probabilities: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Computes the ROC curve over all pairs of an image and a class.
+
+    Args:
+        truth: 1 where the image has the class, else 0, (n, classes).
+        probabilities: (n, classes).
+
+    Returns:
+        See `roc_curve`.
+    """
     from sklearn import metrics
 
-    truth = np.eye(predictions.probabilities.shape[1])[predictions.labels]
-    false_positive, true_positive, thresholds = metrics.roc_curve(truth.ravel(), predictions.probabilities.ravel())
+    false_positive, true_positive, thresholds = metrics.roc_curve(truth.ravel(), probabilities.ravel())
     kept = np.unique(np.linspace(0, len(thresholds) - 1, min(ROC_POINTS, len(thresholds))).astype(int))
     return {
         "false_positive_rate": false_positive[kept].tolist(),
@@ -222,10 +239,22 @@ def calibration(predictions: Predictions) -> dict[str, Any]:
     """Measures calibration: how well confidence matches accuracy (ECE, Guo et al., 2017).
 
     Returns:
+        See `bin_scores`.
+    """
+    return bin_scores(predictions.scores, predictions.correct)
+
+
+def bin_scores(scores: npt.NDArray[np.floating[Any]], correct: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Compares scores with how often they are right.
+
+    Args:
+        scores: 0 to 1, (n,).
+        correct: (n,).
+
+    Returns:
         expected_calibration_error, 0 to 1; and bins, those that hold images, each with low, high, images, score (their mean
         confidence) and accuracy.
     """
-    scores, correct = predictions.scores, predictions.correct
     bin_of = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     bins = [
         {
@@ -247,16 +276,23 @@ def by_size(predictions: Predictions) -> list[dict[str, Any]]:
     Returns:
         A row per octave that holds images: low and high (pixels, inclusive), images, accuracy.
     """
-    octaves = np.array([math.frexp(side)[1] - 1 for side in predictions.sides.tolist()])
     return [
-        {
-            "low": 1 << octave,
-            "high": (2 << octave) - 1,
-            "images": int((octaves == octave).sum()),
-            "accuracy": float(predictions.correct[octaves == octave].mean()),
-        }
-        for octave in np.unique(octaves).tolist()
+        {"low": low, "high": high, "images": int(chosen.sum()), "accuracy": float(predictions.correct[chosen].mean())}
+        for low, high, chosen in octaves(predictions.sides)
     ]
+
+
+def octaves(sides: npt.NDArray[np.integer[Any]]) -> list[tuple[int, int, npt.NDArray[np.bool_]]]:
+    """Groups images by octaves of their shorter side.
+
+    Args:
+        sides: shorter side of each image in pixels, (n,).
+
+    Returns:
+        Lowest and highest side, inclusive, and which images are between, (n,), of each octave that holds any.
+    """
+    of_image = np.array([math.frexp(side)[1] - 1 for side in sides.tolist()])
+    return [(1 << octave, (2 << octave) - 1, of_image == octave) for octave in np.unique(of_image).tolist()]
 
 
 def largest_class_test(predictions: Predictions, labels: list[str]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset import image_files
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.dataset.table import SkippedFiles
+from kfp_vision.dataset.table import MAX_NAMED, SHOWN_SEPARATOR, SkippedFiles
 from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, Prediction, apply_to_valid
 from kfp_vision.reports import results
-from kfp_vision.storage import atomic, reading, uris
+from kfp_vision.storage import atomic, reading, several_sample, uris
 
 CLASSIFY_BATCH_SIZE = 32  # images
 PREDICTION_COLUMNS = ("path", "label", "prediction", "score", "known", "known_score")
@@ -35,20 +35,25 @@ def predict_images(
     name_unknown: bool = False,
     partition: int = 0,
     partitions: int = 1,
+    thresholds: Sequence[float] = (),
 ) -> dict[str, int]:
     """Classifies all images at a URI and writes a table of their predictions; holds one batch in memory at a time.
 
     Args:
         classifier: A model in this process, or a server.
         labels: Labels of the classes. An image in a folder named after one of them has that label, and its prediction is
-            counted as right or wrong.
+            counted as right or wrong; where images have several, in a folder named after some of them with `|` between, such as
+            `daisy|tulips`, and only exactly these are right.
         images_uri: An image, or anything that `reading.walk` reads.
         table: CSV file to write, with the columns path, label, prediction, score, known, known_score; all but the first two
-            are empty for an image that cannot be read, and the last two where the model does not tell.
+            are empty for an image that cannot be read, and the last two where the model does not tell. Where images have
+            several labels, prediction holds those of the image with `|` between, the most probable first, and is empty for
+            none; score is the largest of all classes.
         all_scores: Whether to add a column `score:LABEL` for every class.
         name_unknown: Whether the prediction of an image that is not known is `unknown`, which counts as wrong.
         partition: Number of the partition of the images to classify, from 0; see `join_predictions`.
         partitions: Number of partitions.
+        thresholds: Probability from which on an image has each label; empty for a model of one label.
 
     Returns:
         Counts of images: pictures (all), unreadable, labelled, and right of those.
@@ -57,7 +62,7 @@ def predict_images(
         InputError: There are no images at the URI.
     """
     images_uri = uris.from_field(images_uri)
-    counts, skipped = dict.fromkeys(COUNT_NAMES, 0), SkippedFiles()
+    counts, skipped, given = dict.fromkeys(COUNT_NAMES, 0), SkippedFiles(), _GivenLabels(labels, several=bool(thresholds))
     with atomic.replacing(table) as beside:
         with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -66,22 +71,55 @@ def predict_images(
             images = read_images(images_uri, partition, partitions, skipped)
             for uri, label, answer in classify_in_batches(classifier, images):
                 counts["pictures"] += 1
-                counts["labelled"] += label in labels
+                counts["labelled"] += given.are_labels(label)
                 if isinstance(answer, Rejected):
                     counts["unreadable"] += 1
                     writer.writerow([uri, label, *("" for _ in (*PREDICTION_COLUMNS[2:], *score_labels))])
                     print(redact(f"unreadable: {uri} ({answer})"))
                 else:
-                    named = UNKNOWN if name_unknown and answer.known is False else answer.label
-                    counts["right"] += label in labels and named == label
+                    is_unknown = name_unknown and answer.known is False
+                    named = UNKNOWN if is_unknown else SHOWN_SEPARATOR.join(answer.labels)
+                    counts["right"] += given.are_right(label, named)
                     scores = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
                     writer.writerow([uri, label, named, f"{answer.score:.6f}", *_known_columns(answer), *scores])
         if not counts["pictures"] and partitions == 1:
             raise no_images_error(images_uri, skipped)
     for line in skipped.lines() if partition == 0 else ():  # the same in all
         print(line)
-    print(_summary(counts))
+    if thresholds and partition == 0:
+        print(f"an image has the labels whose score is at least {_listed(labels, thresholds)}")
+    print(_summary(counts, several=bool(thresholds)))
     return counts
+
+
+class _GivenLabels:
+    """Compares predictions with the labels that the folders of the images give.
+
+    Args:
+        labels: Labels of the classes.
+        several: Whether images have several.
+    """
+
+    def __init__(self, labels: Iterable[str], *, several: bool):
+        self._known, self._several = frozenset(labels), several
+
+    def are_labels(self, folder: str) -> bool:
+        """Returns whether the name of a folder gives the labels of its images."""
+        return self._known.issuperset(self._split(folder))
+
+    def are_right(self, folder: str, prediction: str) -> bool:
+        """Returns whether the name of a folder gives labels, and these are predicted."""
+        return self.are_labels(folder) and sorted(self._split(folder)) == sorted(self._split(prediction))
+
+    def _split(self, name: str) -> list[str]:
+        return name.split(SHOWN_SEPARATOR) if self._several else [name]
+
+
+def _listed(labels: Sequence[str], thresholds: Sequence[float]) -> str:
+    """Returns the first labels with their thresholds, and how many there are."""
+    pairs = [f"{label} {threshold:.4f}" for label, threshold in zip(labels, thresholds, strict=True)]
+    rest = f" and {len(pairs) - MAX_NAMED:,} more, see thresholds of model.json" if len(pairs) > MAX_NAMED else ""
+    return ", ".join(pairs[:MAX_NAMED]) + rest
 
 
 def _known_columns(answer: Prediction) -> tuple[str, str]:
@@ -90,7 +128,9 @@ def _known_columns(answer: Prediction) -> tuple[str, str]:
     return str(answer.known).lower(), f"{answer.known_score:.6f}"
 
 
-def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, images_uri: str) -> dict[str, int]:
+def join_predictions(
+    parts: Sequence[Path], labels: Sequence[str], table: Path, images_uri: str, *, several: bool = False
+) -> dict[str, int]:
     """Joins the tables of all partitions into the table that `predict_images` would have written without partitions.
 
     Args:
@@ -98,6 +138,7 @@ def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, 
         labels: Labels of the classes, as in `predict_images`.
         table: CSV file to write.
         images_uri: URI of the images, for error messages.
+        several: Whether images have several labels.
 
     Returns:
         Counts of images: pictures (all), unreadable, labelled, and right of those.
@@ -105,7 +146,7 @@ def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, 
     Raises:
         InputError: All tables are empty.
     """
-    total, known = dict.fromkeys(COUNT_NAMES, 0), set(labels)
+    total, given = dict.fromkeys(COUNT_NAMES, 0), _GivenLabels(labels, several=several)
     with atomic.replacing(table) as beside, ExitStack() as opened:
         readers = [csv.reader(opened.enter_context(part.open(newline="", encoding="utf-8"))) for part in parts]
         with beside.open("w", newline="", encoding="utf-8") as file:
@@ -115,14 +156,14 @@ def join_predictions(parts: Sequence[Path], labels: Sequence[str], table: Path, 
             # Image n is in the table of partition n % partitions.
             for row in (row for rows in zip_longest(*readers) for row in rows if row is not None):
                 writer.writerow(row)
-                _, label, prediction, *_ = row
+                _, label, prediction, score, *_ = row
                 total["pictures"] += 1
-                total["unreadable"] += not prediction
-                total["labelled"] += label in known
-                total["right"] += label in known and label == prediction
+                total["unreadable"] += not score
+                total["labelled"] += given.are_labels(label)
+                total["right"] += given.are_right(label, prediction)
         if not total["pictures"]:
             raise no_images_error(images_uri)
-    results.announce(_summary(total))
+    results.announce(_summary(total, several=several))
     return total
 
 
@@ -139,11 +180,12 @@ def summary_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     return {"pictures": counts["pictures"], "unreadable": counts["unreadable"]} | accuracy
 
 
-def _summary(counts: Mapping[str, int]) -> str:
+def _summary(counts: Mapping[str, int], *, several: bool) -> str:
     text = f"{counts['pictures']} images classified, {counts['unreadable']} unreadable"
     if counts["labelled"]:
         accuracy = summary_metrics(counts)["accuracy"]
-        text += f"; accuracy {accuracy:.4f} on the {counts['labelled']} in folders named after a class"
+        figure, names = ("share with exactly their labels", "their labels") if several else ("accuracy", "a class")
+        text += f"; {figure} {accuracy:.4f} on the {counts['labelled']} in folders named after {names}"
     return text
 
 
@@ -204,7 +246,8 @@ def read_images(
         skipped: Collects the files that are no images, of all partitions.
 
     Yields:
-        URI, label (name of the folder that contains the image), and bytes or the error of reading them, of each image.
+        URI, label (name of the folder that contains the image; of a drawn one that has several, these with `|` between), and
+        bytes or the error of reading them, of each image.
 
     Raises:
         InputError: There is nothing at the URI, or something else than an image, a folder or an archive.
@@ -216,7 +259,8 @@ def read_images(
         return
     images = _select_images(reading.walk(uri), SkippedFiles() if skipped is None else skipped)
     for item, encoded in reading.read_all(islice(images, partition, None, partitions)):
-        yield item.uri, PurePosixPath(item.name).parent.name, encoded
+        drawn = several_sample.labels_of(item.name) if uri == uris.SEVERAL_SAMPLE else []
+        yield item.uri, SHOWN_SEPARATOR.join(drawn) or PurePosixPath(item.name).parent.name, encoded
 
 
 def _select_images(items: Iterable[reading.Item], skipped: SkippedFiles) -> Iterator[reading.Item]:
@@ -254,7 +298,7 @@ def is_single_image(uri: str) -> bool:
         InputError: The store fails.
     """
     location = uris.Location.parse(uri)
-    if location.uri == uris.SAMPLE or (location.is_local and location.path.is_dir()):
+    if location.uri in uris.SAMPLES or (location.is_local and location.path.is_dir()):
         return False
     path = location.member or (urlsplit(uri).path if location.scheme in ("http", "https") else location.place)
     if path.lower().endswith(image_files.IMAGE_SUFFIXES):

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kfp_vision.core import hardware, threads
@@ -29,6 +29,8 @@ class Prediction:
         probabilities: Probability of every class, in the order of their numbers.
         known: Whether the image is like those that the model was trained on; None if the model does not tell.
         known_score: How much it is like them, about 0 for typical images and less for others; None if the model does not tell.
+        named: Labels of the image, the most probable first, where images have several; None from a model of one label.
+        named_scores: Their probabilities, in the same order; empty if a server does not tell them.
     """
 
     label: str
@@ -36,11 +38,56 @@ class Prediction:
     probabilities: list[float]
     known: bool | None = None
     known_score: float | None = None
+    named: Sequence[str] | None = None
+    named_scores: Sequence[float] = ()
 
     @property
     def score(self) -> float:
         """Probability of the most probable class."""
         return self.probabilities[self.number]
+
+    @property
+    def several(self) -> bool:
+        """Whether the model gives an image any number of labels, none included, rather than one."""
+        return self.named is not None
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the image, the most probable first; from a model of one label, that one."""
+        return [self.label] if self.named is None else list(self.named)
+
+    @property
+    def scores(self) -> list[float]:
+        """Probabilities of `labels`; empty if a server does not tell them."""
+        return [self.score] if self.named is None else list(self.named_scores)
+
+    def in_words(self, digits: str = ".4f") -> str:
+        """Returns the labels with their scores: `roses 0.9731, tulips 0.8112`, or that the image has none of the labels.
+
+        Args:
+            digits: Format of a score.
+        """
+        if not self.labels:
+            return f"none of the labels (most probable: {self.label} {self.score:{digits}})"
+        if not self.scores:
+            return ", ".join(self.labels)
+        return ", ".join(f"{label} {score:{digits}}" for label, score in zip(self.labels, self.scores, strict=True))
+
+
+def choose_labels(probabilities: "npt.NDArray[np.float32]", thresholds: Sequence[float]) -> list[int]:
+    """Chooses the labels of an image, where images have several: those whose probability is at least their threshold.
+
+    Args:
+        probabilities: Of all classes, float32 (classes,).
+        thresholds: Of all classes; compared in float32, as the SavedModel does.
+
+    Returns:
+        Numbers of the labels, the most probable first; ties in order of number.
+    """
+    import numpy as np
+
+    order = np.argsort(-probabilities, kind="stable")
+    return [int(number) for number in order if probabilities[number] >= np.float32(thresholds[number])]
 
 
 Answer = Prediction | Rejected
@@ -71,6 +118,7 @@ class Classifier:
 
     Attributes:
         labels: Labels of the classes, in the order of their numbers.
+        thresholds: Probability from which on an image has each label, in the same order; empty for a model of one label.
         max_pixels: Larger images are rejected.
         engine: The engine that computes.
         novelty: What tells known images from others; None if the model has nothing for it, or the engine no embeddings.
@@ -85,7 +133,7 @@ class Classifier:
     """
 
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS, engine: str = ""):
-        self.labels, self.max_pixels = version.labels, max_pixels
+        self.labels, self.thresholds, self.max_pixels = version.labels, version.thresholds, max_pixels
         self.engine = load_engine(version, engine)
         self.novelty = load_novelty(version) if self.engine.has_both_in_one_pass else None
         try:
@@ -207,9 +255,8 @@ class Classifier:
         Returns:
             The prediction.
         """
-        number = int(scores.argmax())
         known = None if self.novelty is None or known_score is None else bool(known_score >= self.novelty.threshold)
-        return Prediction(self.labels[number], number, scores.tolist(), known, known_score)
+        return make_prediction(self.labels, self.thresholds, scores, known, known_score)
 
     def _compute(self, prepared: Sequence[Any]) -> "tuple[npt.NDArray[np.float32], Sequence[float | None]]":
         """Returns probabilities and known scores."""
@@ -220,6 +267,33 @@ class Classifier:
 
     def _prepare(self, images: Sequence[bytes]) -> Iterator[Any | Rejected]:
         return threads.ordered_map(self.prepare, images, workers=hardware.cores(), limit=max(len(images), 1))
+
+
+def make_prediction(
+    labels: Sequence[str],
+    thresholds: Sequence[float],
+    scores: "npt.NDArray[np.float32]",
+    known: bool | None = None,
+    known_score: float | None = None,
+) -> Prediction:
+    """Makes a prediction of scores.
+
+    Args:
+        labels: Labels of the classes, in the order of their numbers.
+        thresholds: Probability from which on an image has each label; empty for a model of one label.
+        scores: Probabilities, float32 (classes,).
+        known: Whether the image is like those of the training; None if that is not told.
+        known_score: How much it is like them; None if that is not told.
+
+    Returns:
+        The prediction.
+    """
+    number = int(scores.argmax())
+    best = Prediction(labels[number], number, scores.tolist(), known, known_score)
+    if not thresholds:
+        return best
+    chosen = choose_labels(scores, thresholds)
+    return replace(best, named=[labels[one] for one in chosen], named_scores=scores[chosen].tolist())
 
 
 def apply_to_valid(

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -181,4 +182,8 @@ def error_reason(answer: Any) -> str:
 
 def _parse_prediction(answer: dict[str, Any]) -> Prediction:
     known = (answer.get("known"), answer.get("known_score"))
-    return Prediction(answer["classes"], answer["class_idx"], answer["probabilities"], *known)
+    best = Prediction(answer["classes"], answer["class_idx"], answer["probabilities"], *known)
+    if "labels" not in answer:
+        return best
+    named = [label for label in answer["labels"] if label]  # a SavedModel alone fills up with empty ones, and has no scores
+    return replace(best, named=named, named_scores=answer.get("scores", []))

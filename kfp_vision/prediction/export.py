@@ -10,7 +10,7 @@ serving/            a model repository with one version: a SavedModel from encod
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import convert_variables_to_constants_v2, keras, tf
+from kfp_vision.core.values import SEVERAL
 from kfp_vision.dataset import label_map
 from kfp_vision.engines import openvino_conversion
 from kfp_vision.engines.engine import OPENVINO_FILE, OPENVINO_HEAD_FILE
@@ -48,6 +49,8 @@ def write_model(
         network: of the model.
         labels: class names, in the order of their numbers.
         settings: of the training; written to `model.json`. The logits of the export are divided by its `temperature`, if any.
+            Its `thresholds`, if any, make it a model of several labels, see `write_saved_model`. Its `crop`, if any, is what
+            the model sees of an image instead of the network's.
         shape: options of `network.build` that determine the shapes: image_size, depth_multiplier.
         history: rows of the learning curves; written to `training.json`.
         novelty: what tells known images from others; None for a model that does not tell.
@@ -57,11 +60,15 @@ def write_model(
     _divide_logits(stock, settings.get("temperature", 1.0))
     stock.save(folder / KERAS_FILE)
     label_map.write_labels(folder, labels)
-    metadata = json.dumps({**settings, "crop": network.crop, "labels": labels}, indent=1, ensure_ascii=False) + "\n"
+    thresholds = settings.get("thresholds", [])
+    several = {"labels_per_image": SEVERAL} if thresholds else {}
+    crop = settings.get("crop", network.crop)
+    about = {**settings, **several, "crop": crop, "labels": labels}
+    metadata = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     (folder / MODEL_FILE).write_text(metadata, encoding="utf-8")
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
     version = exported_version(folder).folder
-    write_saved_model(version, stock, labels, shape["image_size"], network.crop)
+    write_saved_model(version, stock, labels, shape["image_size"], crop, thresholds)
     (version / VERSION_FILE).parent.mkdir()
     (version / VERSION_FILE).write_text(metadata, encoding="utf-8")
     if novelty:
@@ -114,7 +121,9 @@ def _divide_logits(model: Any, temperature: float) -> None:
     head.set_weights([weight / np.float32(temperature) for weight in head.get_weights()])
 
 
-def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: int, crop: str = STRETCHED) -> None:
+def write_saved_model(
+    folder: Path, model: Any, labels: list[str], image_size: int, crop: str = STRETCHED, thresholds: Sequence[float] = ()
+) -> None:
     """Writes a SavedModel with its signatures, and beside it the same network for OpenVINO.
 
     `serving_default` maps `image_bytes`, string (batch,), encoded images, to `classes`, `class_idx` and `probabilities`.
@@ -122,6 +131,10 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     `embed` maps `images` to `embedding` alone, float32 (batch, width): the input of the classification head, of length 1.
     `explain` maps `images` to `probabilities`, `embedding` and `maps`, float32 (batch, classes, rows, columns): the class
     activation map of each class, whose mean is its logit less its bias. Only networks that `find_feature_map` knows have it.
+
+    With `thresholds`, an image may have several labels: `probabilities` are sigmoids of the logits instead of their softmax,
+    and `serving_default` and `pixels` also answer `labels`, string (batch, classes): those whose probability is at least
+    their threshold, the most probable first, then empty strings. `classes` and `class_idx` stay the most probable one.
 
     OpenVINO's file maps `images` to `probabilities` and `embedding`, and if there are maps, to `feature_map`. Its product with
     the kernel in `OPENVINO_HEAD_FILE` is the maps; with those of all classes in the file, every answer would pay for them. If
@@ -133,7 +146,9 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
         labels: class names, in the order of their numbers.
         image_size: height and width of the images in pixels.
         crop: what `serving_default` sees of an image, see `crop_shapes`.
+        thresholds: the probability from which on an image has each label, in their order; empty if an image has one label.
     """
+    score = tf.nn.sigmoid if len(thresholds) else tf.nn.softmax
     pixels = tf.TensorSpec((None, image_size, image_size, 3), tf.float32, name="images")
     encoded = tf.TensorSpec((None,), tf.string, name="image_bytes")
     head, feature_map = model.layers[-1], find_feature_map(model)
@@ -144,9 +159,11 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
 
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits, features, *_ = compute(images)
-        probabilities = tf.nn.softmax(logits)
+        probabilities = score(logits)
         best = tf.argmax(probabilities, 1)
         named = {"classes": tf.gather(tf.constant(labels), best), "class_idx": best, "probabilities": probabilities}
+        if len(thresholds):
+            named["labels"] = _choose_labels(probabilities, labels, thresholds)
         return named | {"embedding": tf.math.l2_normalize(features, axis=1)}
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -161,7 +178,7 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
     def explain(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits, features, feature_map = compute(images)
         maps = tf.einsum("brcw,wn->bnrc", feature_map, tf.convert_to_tensor(head.kernel))
-        answers = {"probabilities": tf.nn.softmax(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
+        answers = {"probabilities": score(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
         return answers | {"maps": maps}
 
     module = tf.Module()
@@ -177,12 +194,19 @@ def write_saved_model(folder: Path, model: Any, labels: list[str], image_size: i
 
     def pixels_to_all(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits, features, *rest = compute(images)
-        answers = {"probabilities": tf.nn.softmax(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
+        answers = {"probabilities": score(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
         return answers | ({"feature_map": rest[0]} if rest else {})
 
     _write_openvino(folder / OPENVINO_FILE, tf.function(pixels_to_all, autograph=False), image_size)
     if feature_map is not None and (folder / OPENVINO_FILE).is_file():
         np.save(folder / OPENVINO_HEAD_FILE, head.kernel.numpy())
+
+
+def _choose_labels(probabilities: tf.Tensor, labels: list[str], thresholds: Sequence[float]) -> tf.Tensor:
+    """Returns the labels of each image, the most probable first, padded with empty strings: string (batch, classes)."""
+    chosen = probabilities >= tf.constant(thresholds, tf.float32)
+    order = tf.argsort(tf.where(chosen, probabilities, probabilities - 2), axis=1, direction="DESCENDING", stable=True)
+    return tf.where(tf.gather(chosen, order, batch_dims=1), tf.gather(tf.constant(labels), order), "")
 
 
 def _write_openvino(file: Path, function: Any, image_size: int) -> None:

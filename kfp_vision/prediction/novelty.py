@@ -121,6 +121,23 @@ class Novelty:
         return _normalized(rows + (inside * (np.sqrt(self.weights) - 1)) @ self.directions)
 
 
+def known_pairs(labels: npt.NDArray[np.number[Any]], most: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.integer[Any]]]:
+    """Chooses training images for `fit_novelty`, at even distances, each with a class of it.
+
+    An image of several labels counts once for each of them, and one without labels not at all.
+
+    Args:
+        labels: class indices, (images,); or of several labels, 1 for each class of an image, (images, classes).
+        most: pairs to choose at most.
+
+    Returns:
+        Indices of images, and the class of each, both (pairs,).
+    """
+    images, classes = np.nonzero(labels) if labels.ndim == 2 else (np.arange(len(labels)), labels.astype(np.int64))
+    chosen = np.unique(np.linspace(0, len(images) - 1, most).astype(int)) if len(images) else np.arange(0)
+    return images[chosen], classes[chosen]
+
+
 def fit_novelty(
     embeddings: npt.NDArray[np.floating[Any]],
     labels: npt.NDArray[np.integer[Any]],

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from kfp_vision.core.advanced import DEPLOYMENT_ADVANCED, Advanced
-from kfp_vision.core.values import normalize_numbers
+from kfp_vision.core.values import ONE, normalize_numbers
 from kfp_vision.exports import formats
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import nodes, rules
@@ -49,6 +49,9 @@ ADVANCED_NOT_IN_RECIPE = (
     "max_refused_ratio",
     "store_wait_seconds",
 )
+# Defaults of fields that are younger than the hashes of deployed models.
+LATER_FIELDS = {"labels": ONE}
+LATER_ADVANCED = {"label_separator": ""}
 
 
 class RunPreflight(NamedTuple):
@@ -280,12 +283,15 @@ def _was_checked(form: Mapping[str, Any]) -> bool:
 
 def _check_images(form: Mapping[str, Any]) -> None:
     # Imported here, so that composing and compiling pipelines does not need the packages that read images.
-    from kfp_vision.dataset import exclusions, import_files
+    from kfp_vision.dataset import exclusions, import_files, scan
+    from kfp_vision.dataset.import_lines import LabelRule
     from kfp_vision.storage import reading
 
     reading.check_exists(form["images_uri"], "images_uri")
+    scan.check_sample(form["images_uri"], form["labels"])
     if import_files.is_import_file(form["images_uri"]):
-        import_files.read_import_file(form["images_uri"])
+        rule = LabelRule.of_fields(form["labels"], form["advanced"].get("label_separator", ""))
+        import_files.read_import_file(form["images_uri"], rule)
     if form["leave_out_uri"]:
         reading.check_exists(form["leave_out_uri"], "leave_out_uri")
         exclusions.read_exclusions(form["leave_out_uri"])
@@ -326,9 +332,15 @@ def _gpus(form: Mapping[str, Any]) -> str:
 
 
 def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:
-    """Hashes what affects the trained model; see `RunPreflight`. Settings given at their defaults count as not given."""
+    """Hashes what affects the trained model; see `RunPreflight`. Settings given at their defaults count as not given.
+
+    What a form of an earlier version did not have counts only where it differs from its default, so that the hash stays the
+    same for all who do not use it.
+    """
     fields = {name: value for name, value in form.items() if name not in FIELDS_NOT_IN_RECIPE}
-    fields["advanced"] = {name: value for name, value in asdict(advanced).items() if name not in ADVANCED_NOT_IN_RECIPE}
+    fields = {name: value for name, value in fields.items() if LATER_FIELDS.get(name) != value}
+    settings = {name: value for name, value in asdict(advanced).items() if name not in ADVANCED_NOT_IN_RECIPE}
+    fields["advanced"] = {name: value for name, value in settings.items() if LATER_ADVANCED.get(name) != value}
     return hashlib.sha256(json.dumps(normalize_numbers(fields), sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,9 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import (
     MAX_NEAREST,
     NOWHERE,
+    ONE,
     RATIO_RULE,
+    SEVERAL,
     check_choices,
     check_model_name,
     check_number,
@@ -28,8 +30,9 @@ from kfp_vision.training.schedules import SCHEDULES
 
 FTRL = "ftrl"
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "adamw", FTRL, "momentum", "rmsprop", "sgd")
-# The options of the drop-down fields of a training.
+# The options of the drop-down fields of a training; not every form has all.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "labels": (ONE, SEVERAL),
     "recipe": RECIPES,
     "network": (*NETWORKS, AUTO_NETWORK),
     "optimizer": OPTIMIZERS,
@@ -38,7 +41,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 TASKS = ("classification", "detection")
 TRIAL_CHOICES = {name: choices for name, choices in CHOICES.items() if name != "recipe"} | {"network": tuple(NETWORKS)}
-PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"task": TASKS}
+SEARCH_CHOICES: dict[str, tuple[str, ...]] = {name: TRIAL_CHOICES[name] for name in ("labels", "network")}
+PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"labels": CHOICES["labels"], "task": TASKS}
 MAX_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
 MAX_TRIALS = 100  # one training each
 SWEEP_EXAMPLES = {
@@ -128,7 +132,7 @@ def check_train_only_values(form: Mapping[str, Any]) -> Advanced:
         InputError: the first rule that is broken.
     """
     form = Preset.of_form(form).apply(form)
-    check_choices(form, CHOICES)
+    check_choices({"labels": ONE} | form, CHOICES)  # records.json says how many labels an image has
     advanced = Advanced.parse(form["advanced"])
     _check_training_fields(form, advanced)
     check_set("records_uri", form["records_uri"], "Give the folder `records` of a prepare_records run, local or in a bucket.")
@@ -185,6 +189,9 @@ def check_preparation_values(form: Mapping[str, Any]) -> Advanced:
             rule = f"advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)})"
             raise InputError(rule, name, suggest_name(name, list(PREPARATION_ADVANCED)))
     if form["task"] != "classification":
+        if form["labels"] != ONE:
+            rule = f"labels must be {ONE} unless task=classification"
+            raise InputError(rule, form["labels"], "Set it to one: annotations hold any number of boxes.")
         for name in ("class_folder", "min_images_per_class"):
             if name in advanced.changed():
                 rule = f"{name} of advanced must be left out unless task=classification"
@@ -216,7 +223,7 @@ def check_search_values(form: Mapping[str, Any]) -> None:
     Raises:
         InputError: the first rule that is broken.
     """
-    check_choices(form, {"network": TRIAL_CHOICES["network"]})
+    check_choices(form, SEARCH_CHOICES)
     for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label", "deploy_to"):
         check_type(name, form[name], str, '"somewhere"')
     rule = f"a whole number from 1 to {MAX_NEAREST}"
@@ -297,7 +304,11 @@ def _check_data(form: Mapping[str, Any]) -> Advanced:
     _check_partitions(form.get("partitions", 1))
     check_type("check_images", form["check_images"], bool, "true")
     check_type("leave_out_uri", form["leave_out_uri"], str, '"somewhere"')
-    return Advanced.parse(form["advanced"])
+    advanced = Advanced.parse(form["advanced"])
+    if advanced.label_separator and form["labels"] != SEVERAL:
+        rule = f"label_separator of advanced must be left out unless labels={SEVERAL}"
+        raise InputError(rule, advanced.label_separator, f"Leave it out, or set labels to {SEVERAL}.")
+    return advanced
 
 
 def _check_ratios(form: Mapping[str, Any]) -> None:

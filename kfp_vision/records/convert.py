@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -31,11 +29,21 @@ from kfp_vision.dataset.images import (
     validate_and_reduce,
     validate_image,
 )
-from kfp_vision.dataset.label_map import LABEL_MAP_FILE, read_label_map, read_labels
-from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, read_table, read_unused, some, write_unused
+from kfp_vision.dataset.label_map import LABEL_MAP_FILE, has_several_labels, read_label_map, read_labels
+from kfp_vision.dataset.table import (
+    SHOWN_SEPARATOR,
+    SPLITS,
+    ImageRow,
+    UnusedImage,
+    read_table,
+    read_unused,
+    show_labels,
+    some,
+    write_unused,
+)
 from kfp_vision.dataset.table_checks import MAX_EMPTY_SHARE
 from kfp_vision.records import odd_images, tfrecord
-from kfp_vision.records.example import encode_example, encode_list_example
+from kfp_vision.records.example import encode_example, encode_list_example, encode_several_labels
 from kfp_vision.records.records_folder import RECORDS_FILE, RecordsInfo
 from kfp_vision.records.statistics import (
     RecordStatistics,
@@ -214,7 +222,7 @@ def write_tfrecords(
     Raises:
         InputError: too many images were rejected; the message names the first ten. The table is written nevertheless.
     """
-    number_of = _read_label_numbers(label_map)
+    number_of, several = _read_label_numbers(label_map), has_several_labels(label_map)
     cores = hardware.cores()
     workers = workers or (cores if check_pixels else max(1, cores - 1))
     rejects: list[UnusedImage] = []
@@ -223,11 +231,11 @@ def write_tfrecords(
         usual_side = odd_images.usual_side(sample_uris(tables) if sizes_from is None else sizes_from, reader)
         for split in SPLITS:
             options = {"check_pixels": check_pixels, "max_side": max_side, "usual_side": usual_side}
-            convert = partial(_convert, reader, options, number_of)
+            convert = partial(_convert, reader, options, number_of, several)
             results = _convert_in_order(convert, reader.ahead(read_table(tables[split])), workers)
             staging = outputs_moved.enter_context(atomic.replacing(outputs[split]))
             accepted = _accepted_records(split, results, statistics, rejects, odd)
-            written[split] = write_framed_records(staging, split, accepted, list(number_of), images_per_shard)
+            written[split] = write_framed_records(staging, split, accepted, list(number_of), images_per_shard, several=several)
             print(f"{split}: {written[split].images} images in {len(written[split].shards)} shards", flush=True)
         if counts:
             write_statistics(counts, statistics)
@@ -289,7 +297,13 @@ def report_conversion(
 
 
 def write_shards(
-    folder: Path, split: str, examples: Iterator[tuple[ImageRow, ValidImage]], labels: list[str], per_shard: int
+    folder: Path,
+    split: str,
+    examples: Iterator[tuple[ImageRow, ValidImage]],
+    labels: list[str],
+    per_shard: int,
+    *,
+    several: bool = False,
 ) -> RecordsInfo:
     """Writes a folder of shards and its `records.json`.
 
@@ -299,17 +313,18 @@ def write_shards(
         examples: rows with their images.
         labels: class names, in the order of their numbers.
         per_shard: examples per shard; the last one may have fewer.
+        several: whether an image has any number of labels.
 
     Returns:
         The contents of `records.json`.
     """
     number_of = _number_labels(labels)
-    records = (frame_record(encode_example(row, image, number_of[row.label])) for row, image in examples)
-    return write_framed_records(folder, split, records, labels, per_shard)
+    records = (frame_record(_encode(row, image, number_of, several)) for row, image in examples)
+    return write_framed_records(folder, split, records, labels, per_shard, several=several)
 
 
 def write_framed_records(
-    folder: Path, split: str, records: Iterator[list[bytes]], labels: list[str], per_shard: int
+    folder: Path, split: str, records: Iterator[list[bytes]], labels: list[str], per_shard: int, *, several: bool = False
 ) -> RecordsInfo:
     """Writes framed records to a folder of shards, with its `records.json`.
 
@@ -319,6 +334,7 @@ def write_framed_records(
         records: the pieces of each framed record.
         labels: class names, in the order of their numbers.
         per_shard: records per shard; the last one may have fewer.
+        several: whether an image has any number of labels.
 
     Returns:
         The contents of `records.json`.
@@ -331,10 +347,12 @@ def write_framed_records(
         shard, count = tfrecord.write_shard(part, group)
         parts.append((part, shard))
         images += count
-    return name_shards(folder, split, parts, images, labels)
+    return name_shards(folder, split, parts, images, labels, several=several)
 
 
-def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], images: int, labels: list[str]) -> RecordsInfo:
+def name_shards(
+    folder: Path, split: str, parts: list[tuple[Path, Shard]], images: int, labels: list[str], *, several: bool = False
+) -> RecordsInfo:
     """Gives shards their final names, numbered in the given order, and writes `records.json`.
 
     Args:
@@ -343,6 +361,7 @@ def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], image
         parts: each file, with its size and checksum.
         images: number of examples in all of them.
         labels: class names, in the order of their numbers.
+        several: whether an image has any number of labels.
 
     Returns:
         The contents of `records.json`.
@@ -351,8 +370,8 @@ def name_shards(folder: Path, split: str, parts: list[tuple[Path, Shard]], image
     for (part, _), name in zip(parts, names, strict=True):
         part.rename(folder / name)
     files = {name: shard for name, (_, shard) in zip(names, parts, strict=True)}
-    info = RecordsInfo(split, images, names, labels, files)
-    (folder / RECORDS_FILE).write_text(json.dumps(asdict(info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    info = RecordsInfo(split, images, names, labels, files, several)
+    (folder / RECORDS_FILE).write_text(info.to_json(), encoding="utf-8")
     return info
 
 
@@ -399,7 +418,7 @@ def _check_rejects(rejects: list[UnusedImage], images: int, max_refused_ratio: f
 
 def _check_untrained_classes(statistics: RecordStatistics, rejects: list[UnusedImage]) -> None:
     """Names the classes whose training images were all rejected; rejects the data if these are too many of the classes."""
-    rejected = {label for _, label, _ in rejects}
+    rejected = {label for _, shown, _ in rejects for label in (shown, *shown.split(SHOWN_SEPARATOR))}
     untrained = [label for label, splits in statistics.classes.items() if label in rejected and not splits["train"]]
     if not untrained:
         return
@@ -420,18 +439,20 @@ def _accepted_records(
     """Yields the records of accepted images, counts them, and appends the others to `rejects`."""
     for row, result in results:
         if isinstance(result, str):
-            rejects.append((row.uri, row.label, result))
+            rejects.append((row.uri, show_labels(row.label), result))
             continue
         if result.odd:
             statistics.add_odd(row, result.image, result.odd)
         if result.odd and odd == odd_images.LEAVE_OUT:
-            rejects.append((row.uri, row.label, odd_images.LEFT_OUT_AS + result.odd))
+            rejects.append((row.uri, show_labels(row.label), odd_images.LEFT_OUT_AS + result.odd))
         else:
             statistics.add(split, row, result.image, result.reencoded_because)
             yield result.record
 
 
-def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[str, int], row: ImageRow) -> ConversionResult:
+def _convert(
+    reader: reading.Reader, options: dict[str, Any], number_of: dict[str, int], several: bool, row: ImageRow
+) -> ConversionResult:
     try:
         if row.objects:
             annotations.read_boxes(row)  # refuses bad boxes before the image is read
@@ -444,7 +465,7 @@ def _convert(reader: reading.Reader, options: dict[str, Any], number_of: dict[st
     if row.objects:
         record = frame_record([encode_list_example(annotations.detection_features(row, image, number_of))])
     else:
-        record = frame_record(encode_example(row, image, number_of[row.label]))
+        record = frame_record(_encode(row, image, number_of, several))
     return ConvertedImage(record, image, reencoding_reason(encoded, image), odd)
 
 
@@ -485,6 +506,11 @@ def _read_label_numbers(label_map: Path) -> dict[str, int]:
     if (label_map / LABEL_MAP_FILE).exists():
         return read_label_map(label_map)
     return _number_labels(read_labels(label_map))
+
+
+def _encode(row: ImageRow, image: ValidImage, number_of: dict[str, int], several: bool) -> list[bytes]:
+    """Serializes an image of a classifier."""
+    return encode_several_labels(row, image, number_of) if several else encode_example(row, image, number_of[row.label])
 
 
 def _number_labels(labels: list[str]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from kfp_vision.dataset.images import ValidImage
-from kfp_vision.dataset.table import ImageRow
+from kfp_vision.dataset.table import LABEL_SEPARATOR, ImageRow
 
 # Tags of Example.features and of an entry of Features.feature, then of an entry's key and value.
 FEATURES_TAG, FEATURE_TAG = b"\x0a", b"\x0a"
@@ -59,7 +59,9 @@ def _varint(number: int) -> bytes:
 
 
 CLASS_FIELD = "image/class/label"
-TEXT_FIELDS = ("image/filename", "image/encoded", "image/class/text")
+LABEL_FIELD = "image/class/text"
+TEXT_FIELDS = ("image/filename", "image/encoded")
+NO_CLASS = -1  # number of the class of an image without labels
 
 
 class RecordFields(NamedTuple):
@@ -68,10 +70,12 @@ class RecordFields(NamedTuple):
     Attributes:
         name: of the image.
         encoded: the image.
-        label: of the class.
-        number: of the class.
+        label: of the class; of an image with several, all of them as `table.join_labels` gives them, in the order of their
+            numbers.
+        number: of the class; of an image with several, the first, and -1 without any.
         height: of the image in pixels.
         width: of the image in pixels.
+        numbers: of all classes of the image, ascending.
     """
 
     name: str
@@ -80,6 +84,7 @@ class RecordFields(NamedTuple):
     number: int
     height: int
     width: int
+    numbers: tuple[int, ...] = ()
 
 
 def decode_example(record: bytes) -> tuple[str, bytes, str]:
@@ -89,11 +94,15 @@ def decode_example(record: bytes) -> tuple[str, bytes, str]:
         record: a serialized example.
 
     Returns:
-        (name, encoded image, label).
+        (name, encoded image, label), the label as in `RecordFields`.
     """
     feature = example_message().FromString(record).features.feature
-    name, encoded, label = (feature[field].bytes_list.value[0] for field in TEXT_FIELDS)
-    return name.decode(), encoded, label.decode()
+    name, encoded = (feature[field].bytes_list.value[0] for field in TEXT_FIELDS)
+    return name.decode(), encoded, _read_label(feature)
+
+
+def _read_label(feature: Any) -> str:
+    return LABEL_SEPARATOR.join(label.decode() for label in feature[LABEL_FIELD].bytes_list.value)
 
 
 def decode_fields(record: bytes) -> RecordFields:
@@ -106,9 +115,11 @@ def decode_fields(record: bytes) -> RecordFields:
         The fields.
     """
     feature = example_message().FromString(record).features.feature
-    name, encoded, label = (feature[field].bytes_list.value[0] for field in TEXT_FIELDS)
-    numbers = (feature[field].int64_list.value[0] for field in (CLASS_FIELD, "image/height", "image/width"))
-    return RecordFields(name.decode(), encoded, label.decode(), *numbers)
+    name, encoded = (feature[field].bytes_list.value[0] for field in TEXT_FIELDS)
+    height, width = (feature[field].int64_list.value[0] for field in ("image/height", "image/width"))
+    numbers = tuple(feature[CLASS_FIELD].int64_list.value)
+    number = numbers[0] if numbers else NO_CLASS
+    return RecordFields(name.decode(), encoded, _read_label(feature), number, height, width, numbers)
 
 
 def encode_example(row: ImageRow, image: ValidImage, number: int) -> list[bytes]:
@@ -127,12 +138,36 @@ def encode_example(row: ImageRow, image: ValidImage, number: int) -> list[bytes]
             "image/encoded": image.encoded,
             "image/format": image.format.encode(),
             CLASS_FIELD: number,
-            "image/class/text": row.label.encode(),
+            LABEL_FIELD: row.label.encode(),
             "image/filename": row.name.encode(),
             "image/height": image.height,
             "image/width": image.width,
         }
     )
+
+
+def encode_several_labels(row: ImageRow, image: ValidImage, number_of: Mapping[str, int]) -> list[bytes]:
+    """Serializes an image with any number of labels: as `encode_example`, but with lists of classes, ascending by number.
+
+    Args:
+        row: labels and name of the image.
+        image: what the record holds.
+        number_of: number of each label.
+
+    Returns:
+        The pieces of the record, as of `encode_example`.
+    """
+    labels = sorted(row.labels, key=number_of.__getitem__)
+    features: dict[str, list[bytes] | list[int] | list[float]] = {
+        "image/encoded": [image.encoded],
+        "image/format": [image.format.encode()],
+        CLASS_FIELD: [number_of[label] for label in labels],
+        LABEL_FIELD: [label.encode() for label in labels],
+        "image/filename": [row.name.encode()],
+        "image/height": [image.height],
+        "image/width": [image.width],
+    }
+    return [encode_list_example(features)]
 
 
 def encode_list_example(features: dict[str, list[bytes] | list[int] | list[float]]) -> bytes:

@@ -307,12 +307,12 @@ def _join_split(parts: list[Path], folder: Path, split: str, images_per_shard: i
     Linked shards are not read: their checksums are kept, and compared when the records are read.
     """
     infos = [(part, check_shard_sizes(part)) for part in parts]
-    labels = infos[0][1].labels
+    labels, several = infos[0][1].labels, infos[0][1].several
     filled = [(part, info) for part, info in infos if info.images]
     full = all(info.images == images_per_shard * len(info.shards) for _, info in filled[:-1])
     if not full or not all(info.is_known for _, info in filled):
         framed = ([record] for part, _ in filled for record in read_framed_records(part))
-        return convert.write_framed_records(folder, split, framed, labels, images_per_shard)
+        return convert.write_framed_records(folder, split, framed, labels, images_per_shard, several=several)
     folder.mkdir()
     files: list[tuple[Path, Shard]] = []
     for part, info in filled:
@@ -320,4 +320,4 @@ def _join_split(parts: list[Path], folder: Path, split: str, images_per_shard: i
             file = folder / f"part-{len(files)}"
             atomic.hard_link(part / name, file)
             files.append((file, info.files[name]))
-    return convert.name_shards(folder, split, files, sum(info.images for _, info in filled), labels)
+    return convert.name_shards(folder, split, files, sum(info.images for _, info in filled), labels, several=several)

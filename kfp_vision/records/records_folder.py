@@ -9,15 +9,17 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from kfp_vision.core import threads
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset.label_map import write_labels
 from kfp_vision.dataset.table import SPLITS
 from kfp_vision.records import tfrecord
@@ -26,6 +28,7 @@ from kfp_vision.records.tfrecord import FRAME_FOOT, FRAME_HEAD, INTACT_RULE, REW
 from kfp_vision.storage import atomic, base, reading, uris
 
 RECORDS_FILE = "records.json"
+LABELS_PER_IMAGE = "labels_per_image"  # key of it, only if images have several
 HASHED_BYTES = 1 << 20  # bytes at each end of a file
 READER_THREADS = 8  # files read at a time: reading is bound by the disk, not by the cores
 
@@ -40,6 +43,7 @@ class RecordsInfo:
         shards: file names of the shards, in order.
         labels: class names in the order of their numbers, including classes of which this split has no image.
         files: file name to size and checksum at the time of writing; empty for records of older versions or other tools.
+        several: whether an image has any number of labels, none and one included, rather than exactly one.
     """
 
     split: str
@@ -47,6 +51,31 @@ class RecordsInfo:
     shards: list[str]
     labels: list[str]
     files: Mapping[str, Shard] = field(default_factory=dict)
+    several: bool = False
+
+    def label_array(self, numbers: Sequence[tuple[int, ...]]) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+        """Returns the classes of images as a network learns them.
+
+        Args:
+            numbers: the classes of each image, as `RecordFields.numbers`.
+
+        Returns:
+            The class of each image, int64 (images,). Where images have several labels, 1 for each class of an image and 0 for
+            the others, float32 (images, classes).
+        """
+        if not self.several:
+            return np.array([number for (number,) in numbers], np.int64)
+        hot = np.zeros((len(numbers), len(self.labels)), np.float32)
+        for row, classes in zip(hot, numbers, strict=True):
+            row[list(classes)] = 1
+        return hot
+
+    def to_json(self) -> str:
+        """Returns the text of a `records.json`."""
+        fields = asdict(self)
+        if fields.pop("several"):
+            fields[LABELS_PER_IMAGE] = SEVERAL
+        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
     @property
     def is_known(self) -> bool:
@@ -133,7 +162,8 @@ def _parse_about(text: bytes, where: str) -> RecordsInfo:
     try:
         fields = json.loads(text)
         files = {name: Shard(shard["bytes"], shard["crc32c"]) for name, shard in fields.get("files", {}).items()}
-        return RecordsInfo(fields["split"], fields["images"], fields["shards"], fields["labels"], files)
+        several = {ONE: False, SEVERAL: True}[fields.get(LABELS_PER_IMAGE, ONE)]
+        return RecordsInfo(fields["split"], fields["images"], fields["shards"], fields["labels"], files, several)
     except (ValueError, TypeError, KeyError, AttributeError) as reason:
         remedy = "Write the records again."
         raise InputError(f"{RECORDS_FILE} must describe the records", f"{where} ({reason!r})", remedy) from None
@@ -232,8 +262,8 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
         Split name to the contents of its folder.
 
     Raises:
-        InputError: a split is missing, found twice or damaged, the splits have different classes, or the records are for
-            object detection.
+        InputError: a split is missing, found twice or damaged, the splits have different classes or differ in whether an image
+            has several, or the records are for object detection.
     """
     uri = uris.from_field(uri)
     found = _find_records(uri)
@@ -253,7 +283,7 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
         _check_has_classes(staging["train"], uri)
         with atomic.replacing(label_map) as labels:
             labels.mkdir()
-            write_labels(labels, found["train"][1].labels)
+            write_labels(labels, found["train"][1].labels, several=found["train"][1].several)
     for split, (_, info) in found.items():
         print(f"{split}: {info.images} images in {len(info.shards)} shards", flush=True)
     return {split: info for split, (_, info) in found.items()}
@@ -299,6 +329,9 @@ def _find_records(uri: str) -> dict[str, tuple[str, RecordsInfo]]:
     if found.keys() - SPLITS or len({tuple(info.labels) for _, info in found.values()}) > 1:
         by_split = "; ".join(f"{split}: {', '.join(info.labels)}" for split, (_, info) in found.items())
         raise InputError("records of all splits must have the same classes", by_split, remedy)
+    if len({info.several for _, info in found.values()}) > 1:
+        kinds = ", ".join(f"{split}: {SEVERAL if info.several else ONE}" for split, (_, info) in found.items())
+        raise InputError("records of all splits must have the same number of labels for an image", kinds, remedy)
     for folder, info in found.values():
         _check_sizes(info, sizes[folder], f"{uri}/{folder}")
     return found

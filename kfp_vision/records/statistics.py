@@ -48,6 +48,7 @@ STORED_FIELDS = (
     "samples",
     "odd",
     "odd_samples",
+    "labels_on_images",
     "_first",
     "_before",
 )
@@ -77,6 +78,7 @@ class RecordStatistics:
         samples: label to a few thumbnails.
         odd: kind to number of images that nobody would train on; those that are left out count as well.
         odd_samples: kind to a few thumbnails of them.
+        labels_on_images: number of labels to number of images that have so many.
     """
 
     def __init__(self, labels: Sequence[str], *, shown: bool = False):
@@ -98,6 +100,7 @@ class RecordStatistics:
         self.odd: Counter[str] = Counter()
         self.odd_samples: dict[str, list[Thumbnail]] = {}
         self.splits = dict.fromkeys(SPLITS, 0)
+        self.labels_on_images: Counter[int] = Counter()
         self._first = self._before = ("", "", "")  # content id, label and name
 
     @property
@@ -116,6 +119,7 @@ class RecordStatistics:
         """
         self.splits[split] += 1
         self.boxes = self.boxes or bool(row.objects)
+        self.labels_on_images[len(row.labels)] += 1
         for label in row.labels:
             self.classes[label][split] += 1
         self.bytes += len(image.encoded)
@@ -185,6 +189,7 @@ class RecordStatistics:
         self.smallest = min(filter(None, (self.smallest, following.smallest)), default=0)
         self.anew += following.anew
         self.odd += following.odd
+        self.labels_on_images += following.labels_on_images
         for kind, thumbnails in following.odd_samples.items():
             self.odd_samples[kind] = [*self.odd_samples.get(kind, []), *thumbnails][:ODD_SHOWN]
         self.copied = [*self.copied, *following.copied][:MAX_NAMED]
@@ -224,6 +229,7 @@ def _read(file: Path) -> RecordStatistics:
     for name in STORED_FIELDS:
         setattr(statistics, name, stored[name])
     statistics.anew, statistics.odd = Counter(stored["anew"]), Counter(stored["odd"])
+    statistics.labels_on_images = Counter({int(count): images for count, images in stored["labels_on_images"].items()})
     statistics.copied = [(name, copy) for name, copy in stored["copied"]]
     statistics.samples = {label: [Thumbnail(*one) for one in shown] for label, shown in stored["samples"].items()}
     statistics.odd_samples = {kind: [Thumbnail(*one) for one in shown] for kind, shown in stored["odd_samples"].items()}
@@ -274,6 +280,7 @@ def list_findings(
     """
     found = [
         *_class_findings(statistics),
+        *_label_findings(statistics),
         *_odd_findings(statistics, odd_left_out),
         *([] if statistics.boxes else _size_findings(statistics, max_side)),
         *_copy_findings(statistics),
@@ -305,6 +312,18 @@ def _class_findings(statistics: RecordStatistics) -> list[Finding]:
         fact = f"Fewer than {FEW_TRAINING_IMAGES} images to train on: {', '.join(few[:MAX_NAMED])}{rest}."
         found.append((fact, "Add images; a model memorises so few instead of learning the class."))
     return found
+
+
+def _label_findings(statistics: RecordStatistics) -> list[Finding]:
+    """Says how many labels images have, where these are not one each."""
+    on = statistics.labels_on_images
+    if statistics.boxes or on.keys() <= {1}:
+        return []
+    counts = ", ".join(f"{count or 'none'} on {formatting.plural(on[count], 'image', 'images')}" for count in sorted(on))
+    remedy = "Look at the rarest labels: a model learns each from the images that have it."
+    if on[0]:
+        remedy = "An image without a label teaches that it has none: leave it out if its labels are only missing."
+    return [(f"Labels on an image: {counts}.", remedy)]
 
 
 def _odd_findings(statistics: RecordStatistics, odd_left_out: int) -> list[Finding]:

@@ -19,6 +19,8 @@ from kfp_vision.reports import charts, formatting, thumbnails
 from kfp_vision.storage.atomic import replacing
 
 MIN_REPORTED_WAIT = 0.1  # share of the time spent waiting for images; less is within the noise of the rate
+MAX_CURVES = 24  # labels whose precision-recall curve is drawn, those of the lowest average precision
+HAS_LABEL = "share with the label"  # of the pairs of an image and a label, in a reliability diagram
 MAX_HUES = 12  # classes with a colour of their own on a map; the others are grey
 MAX_LISTED_IMAGES, MAX_REASONS = 1000, 50  # on a page
 
@@ -39,6 +41,32 @@ class Mistake:
     label: str
     prediction: str
     score: float
+    overlay: bytes = b""
+
+    @property
+    def overlay_uri(self) -> str:
+        """The overlay as a data URI; empty if there is none."""
+        return thumbnails.data_uri(self.overlay) if self.overlay else ""
+
+
+@dataclass(frozen=True)
+class WrongLabel:
+    """An image with a label that was named though it has it not, or not named though it has it.
+
+    Attributes:
+        image: the image.
+        label: the label in question.
+        score: its probability, 0 to 1.
+        threshold: from which on it is named.
+        true: all labels that the image has.
+        overlay: the class activation map of the label laid over the image, a JPEG; empty if there is none.
+    """
+
+    image: thumbnails.EncodedImage
+    label: str
+    score: float
+    threshold: float
+    true: list[str]
     overlay: bytes = b""
 
     @property
@@ -202,25 +230,26 @@ def write_training_page(path: Path, *, network: str, settings: Mapping[str, obje
         settings: the settings of the training, by name.
         history: rows by ascending `step`, with `loss`, `accuracy`, `learning_rate` and `images_per_second`; some also with
             `validation_loss` and `validation_accuracy`, or with `input_wait`, the share of the time spent waiting for images.
-            A value that is not finite leaves a gap in its curve.
+            Of several labels, `micro_f1` and `validation_mean_average_precision` stand for the accuracies. A value that is not
+            finite leaves a gap in its curve.
     """
+    curves = charts.choose_curves(history)
+    several = curves is charts.SEVERAL_LABELS_CURVES
+    figure = "validation_mean_average_precision" if several else "validation_accuracy"
     waits = [(value, step) for step, value in charts.history_values(history, "input_wait") if value > MIN_REPORTED_WAIT]
-    accuracies = [
-        (value, step) for step, value in charts.history_values(history, "validation_accuracy") if math.isfinite(value)
-    ]
+    reached = [(value, step) for step, value in charts.history_values(history, figure) if math.isfinite(value)]
     page = render(
         "training",
         network=network,
         settings=settings,
-        charts=charts.learning_curves(
-            history, (*charts.LEARNING_CURVES, charts.INPUT_WAIT) if waits else charts.LEARNING_CURVES
-        ),
+        several=several,
+        charts=charts.learning_curves(history, (*curves, charts.INPUT_WAIT) if waits else curves),
         waits=len(waits),
         longest_wait=max(waits, default=None, key=lambda pair: pair[0]),
         rows=len(history),
         last_step=history[-1]["step"] if history else None,
-        best=max(accuracies, default=None, key=lambda pair: pair[0]),
-        last=accuracies[-1] if accuracies else None,
+        best=max(reached, default=None, key=lambda pair: pair[0]),
+        last=reached[-1] if reached else None,
     )
     _publish(path, page)
 
@@ -271,7 +300,53 @@ def write_evaluation_page(
     _publish(path, page)
 
 
-def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: int, fields: Sequence[str]) -> None:
+def write_multilabel_page(
+    path: Path,
+    *,
+    title: str,
+    evaluation: Mapping[str, Any],
+    history: charts.History,
+    false: Sequence[WrongLabel],
+    missed: Sequence[WrongLabel],
+) -> None:
+    """Writes the page of the evaluation of a model of several labels: metrics, the curve of each label, mistakes, the verdict.
+
+    Args:
+        path: the page; an existing one is replaced atomically.
+        title: heading of the page.
+        evaluation: content of the evaluation file: the fields of `MultilabelMetrics`, and model_name, network, split, verdict,
+            before_temperature, deployed and test_picture, of which the last three may be None. All shares are 0 to 1.
+        history: rows of the training, see `write_training_page`; the learning curves are omitted if it is empty.
+        false: images with a label that they have not, the most probable first.
+        missed: images with a label that was not named, the least probable first.
+    """
+    per_label = evaluation["per_label"]
+    by_precision = sorted((row for row in per_label if row["curve"]), key=lambda row: row["average_precision"])
+    kinds = {"false": false, "missed": missed}
+    wrong = [(kind, [(one, thumbnails.thumbnail(one.image)) for one in shown]) for kind, shown in kinds.items()]
+    page = render(
+        "multilabel",
+        title=title,
+        evaluation=evaluation,
+        charts=charts.learning_curves(history, charts.SEVERAL_LABELS_CURVES[:2]),
+        curves=[charts.precision_recall_curve(row) for row in by_precision[:MAX_CURVES]],
+        more_curves=max(0, len(by_precision) - MAX_CURVES),
+        false_labels=sum(row["named"] - round(row["recall"] * row["images"]) for row in per_label),
+        missed_labels=sum(row["images"] - round(row["recall"] * row["images"]) for row in per_label),
+        wrong=wrong,
+        explained=any(one.overlay for one in (*false, *missed)),
+        roc=charts.roc_curve(evaluation["roc"]),
+        reliability=charts.reliability_diagram(evaluation["calibration"], HAS_LABEL),
+        reliability_before=(
+            charts.reliability_diagram(before, HAS_LABEL) if (before := evaluation["before_temperature"]) else None
+        ),
+    )
+    _publish(path, page)
+
+
+def write_trials_page(
+    path: Path, *, trials: Sequence[Mapping[str, Any]], best: int, fields: Sequence[str], figure: str = "accuracy"
+) -> None:
     """Writes the page of a hyperparameter sweep: all trials in parallel coordinates and in a table, the best first.
 
     Args:
@@ -280,15 +355,17 @@ def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: 
             failed trial has None for accuracy and loss.
         best: number of the best trial.
         fields: names of the swept fields.
+        figure: what the trials are compared by, `accuracy` or `mean_average_precision`, under which they have it.
     """
-    ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one["accuracy"] or 0), one["loss"] or 0, one["number"]))
+    ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one[figure] or 0), one["loss"] or 0, one["number"]))
     varied = any(len({trial[name] for trial in trials}) > 1 for name in fields)
     page = render(
         "trials",
         trials=ordered,
         fields=fields,
         best=ordered[0],
-        chart=charts.parallel_coordinates(trials, fields, best) if varied else None,
+        figure=figure,
+        chart=charts.parallel_coordinates(trials, fields, best, figure) if varied else None,
         failed=sum(1 for trial in trials if trial["failed"]),
     )
     _publish(path, page)
@@ -301,7 +378,8 @@ def write_exports_page(path: Path, table: Mapping[str, Any]) -> None:
         path: the page; an existing one is replaced atomically.
         table: as `exports.export.export_model` returns it.
     """
-    _publish(path, render("exports", table=table, kept=[row for row in table["formats"] if row["accepted"]]))
+    several, kept = "mean_average_precision" in table["model"], [row for row in table["formats"] if row["accepted"]]
+    _publish(path, render("exports", table=table, kept=kept, several=several))
 
 
 def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[Any]]], total: int, images: int) -> None:
@@ -321,6 +399,7 @@ def write_audit_page(
     path: Path,
     *,
     counts: Mapping[str, int],
+    several: bool,
     copies: Mapping[str, Sequence[tuple[Any, Sequence[tuple[thumbnails.IndexedImage, str]]]]],
     suspects: Sequence[tuple[thumbnails.IndexedImage, Any]],
     points: Sequence[tuple[thumbnails.IndexedImage, float, float, bool]],
@@ -330,15 +409,18 @@ def write_audit_page(
     Args:
         path: the page; an existing one is replaced atomically.
         counts: pictures, copies, copies_across_splits, copies_across_labels, suspicious_labels and left_out.
+        several: whether images have several labels; the most frequent sets of them then have colours.
         copies: near-duplicates by kind: each pair (`search.copies.Copy`) with its two images and their splits.
         suspects: images with their label issue (`search.labels.Suspect`), the most suspicious first.
         points: images with their position on the map (0 to 1, from the left and the top), and whether they are marked for
             exclusion.
     """
-    labels = sort_labels({image.label for image, *_ in points})
+    by_frequency = [label for label, _ in Counter(image.label for image, *_ in points).most_common()]
+    labels = by_frequency if several else sort_labels(by_frequency)
     page = render(
         "audit",
         counts=counts,
+        several=several,
         copies={
             kind: [(copy, [(image, thumbnails.data_uri(image.encoded), split) for image, split in two]) for copy, two in pairs]
             for kind, pairs in copies.items()

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kfp_vision.core import values
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage import atomic, reading, uris
@@ -66,6 +67,17 @@ class Version:
         """Labels of the classes, in the order of their numbers."""
         labels: list[str] = self.about["labels"]
         return labels
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels or none: the scores are sigmoids, each compared with its threshold."""
+        return bool(self.about.get("labels_per_image", values.ONE) == values.SEVERAL)
+
+    @property
+    def thresholds(self) -> list[float]:
+        """The score from which on an image has each label, in the order of `labels`; empty for a model of one label."""
+        thresholds: list[float] = self.about.get("thresholds", [])
+        return thresholds
 
     @property
     def crop(self) -> str:
@@ -138,7 +150,8 @@ def parse_version_metadata(read: Callable[[], bytes], where: object) -> dict[str
         The metadata, with `model_name`, `labels` and `image_size` at least.
 
     Raises:
-        InputError: The file is missing or damaged, or lacks one of these keys.
+        InputError: The file is missing or damaged, lacks one of these keys, or says that an image may have several labels
+            without a threshold for each of them.
     """
     rule, remedy = "a version must have valid metadata", "Export or deploy the model again."
     try:
@@ -149,6 +162,8 @@ def parse_version_metadata(read: Callable[[], bytes], where: object) -> dict[str
         raise InputError(rule, f"{where} ({reason})", remedy) from None
     if missing:
         raise InputError(rule, f"{where} without {', '.join(sorted(missing))}", remedy)
+    if about.get("labels_per_image") == values.SEVERAL and len(about.get("thresholds", [])) != len(about["labels"]):
+        raise InputError(rule, f"{where} without a threshold for each label", remedy)
     return about
 
 

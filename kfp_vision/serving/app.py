@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from kfp_vision import __version__
 from kfp_vision.core.errors import format_value
+from kfp_vision.core.values import SEVERAL
 from kfp_vision.reports import pages
 from kfp_vision.serving import bodies, cors, protocols
 from kfp_vision.serving.image_search import NotIndexed
@@ -76,12 +77,16 @@ class ModelDataPlane(DataPlane):
             model_name: the model's name in URLs.
 
         Returns:
-            KServe's description, with `versions`, `fingerprint`, `platform`, and `index` if it has one.
+            KServe's description, with `versions`, `fingerprint`, `platform`, `index` if it has one, and if images have
+            several labels `labels_per_image`, `labels` and `thresholds`, the probability from which on an image has each.
         """
         description: dict[str, Any] = await super().model_metadata(model_name)
         model = self.get_model_from_registry(model_name)
         version = {"versions": [str(model.version.number)], "fingerprint": model.version.fingerprint}
         description |= version | {"platform": "tensorflow_savedmodel"}
+        if model.version.several:
+            labels = {"labels": model.version.labels, "thresholds": model.version.thresholds}
+            description |= {"labels_per_image": SEVERAL} | labels
         return description | ({"index": protocols.describe_index(model.searched.index)} if model.searched else {})
 
     async def ready(self) -> bool:
@@ -182,6 +187,7 @@ class Application:
                 "address": f"{base_url}{V1_MODEL.format(model_name=quote(model.name))}:predict",
                 "explains": model.explains,
                 "name_unknown": model.version.name_unknown,
+                "several": model.version.several,
                 "indexed": model.searched.index.about.pictures if model.searched else 0,
             }
             for model in self.models.ready

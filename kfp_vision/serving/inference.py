@@ -90,7 +90,10 @@ class LoadedModel:
         with self.reserve(len(images)):
             prepare = self._classifier.prepare
             answers = await asyncio.gather(*(self._submit(image, prepare, self._predictions) for image in images))
-        self.count(answers, "named")
+        named = [answer for answer in answers if isinstance(answer, Rejected) or answer.labels]
+        self.count(named, "named")
+        if self.version.several:
+            telemetry.IMAGES_TOTAL.labels(self._name, "none").inc(len(answers) - len(named))
         return answers
 
     async def embed(self, image: bytes) -> npt.NDArray[np.float32] | Rejected:

@@ -119,7 +119,7 @@ class ServedClassifier(Model):
         _check_any_readable(answers)
         if is_v2:
             return protocols.v2_response(payload, self.name, loaded.version, answers, request.top_k)
-        return protocols.v1_response(answers, loaded.version.labels, request)
+        return protocols.v1_response(answers, loaded.version, request)
 
     @property
     def explains(self) -> bool:
@@ -153,7 +153,7 @@ class ServedClassifier(Model):
         self._check_size(loaded, len(request.predict.images))
         answers = await loaded.explain(request.predict.images, request.choose, lay_over=request.overlay)
         _check_any_readable(answers)
-        return protocols.explain_response(answers, loaded.version.labels, request)
+        return protocols.explain_response(answers, loaded.version, request)
 
     def check_version(self, version: str) -> None:
         """Checks that a version answers.
@@ -196,7 +196,7 @@ class ServedClassifier(Model):
         except InputError as error:
             raise InvalidInput(str(error).removeprefix(InputError.PREFIX)) from None
         _check_any_readable(answers)
-        return protocols.search_response(answers)
+        return protocols.search_response(answers, searched.index)
 
     def required_index(self) -> LoadedIndex:
         """Returns the index that is searched.
@@ -216,7 +216,8 @@ class ServedClassifier(Model):
     def get_output_types(self) -> list[dict[str, Any]]:
         """Describes the outputs for V2's model metadata."""
         assert self._loaded
-        return protocols.v2_outputs(self.version.labels, tells_known=self._loaded.tells_known)
+        version = self.version
+        return protocols.v2_outputs(version.labels, several=version.several, tells_known=self._loaded.tells_known)
 
     def _check_version(self, loaded: LoadedModel, version: str | None) -> None:
         number = loaded.version.number

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from kfp_vision.core.errors import format_value
 from kfp_vision.core.values import MAX_NEAREST
 from kfp_vision.dataset.images import Rejected
+from kfp_vision.dataset.table import SHOWN_SEPARATOR
 from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.prediction.explanation import Explanation
 from kfp_vision.repository.version import Version
@@ -169,33 +170,34 @@ def parse_explain_request(payload: V1Request, labels: Sequence[str]) -> ExplainR
 
 
 def explain_response(
-    answers: Sequence[tuple[Explanation, list[bytes]] | Rejected], labels: Sequence[str], request: ExplainRequest
+    answers: Sequence[tuple[Explanation, list[bytes]] | Rejected], version: Version, request: ExplainRequest
 ) -> dict[str, Any]:
     """Builds the body of a response with class activation maps.
 
     Args:
         answers: for each image its explanation, with the overlays asked for, or why it was rejected.
-        labels: names of the classes, by number.
+        version: the version that answered.
         request: the request that is answered.
 
     Returns:
         What `v1_response` gives, and `explanations`, with `image`, `box` and `maps`, or `error`, for each image.
     """
     predictions = [answer if isinstance(answer, Rejected) else answer[0].prediction for answer in answers]
-    explanations = [_v1_explanation(answer, labels) for answer in answers]
-    return v1_response(predictions, labels, request.predict) | {"explanations": explanations}
+    explanations = [_v1_explanation(answer, version.labels) for answer in answers]
+    return v1_response(predictions, version, request.predict) | {"explanations": explanations}
 
 
-def search_response(answers: Sequence[list[Hit] | Rejected]) -> dict[str, Any]:
+def search_response(answers: Sequence[list[Hit] | Rejected], index: Index) -> dict[str, Any]:
     """Builds the body of a search response.
 
     Args:
         answers: for each image its hits, nearest first, or why it was rejected.
+        index: the index that was searched.
 
     Returns:
-        `predictions`, with `hits` or `error` for each image.
+        `predictions`, with `hits` or `error` for each image; a hit has `labels` besides `label` only if images have several.
     """
-    return {"predictions": [_v1_hits(answer) for answer in answers]}
+    return {"predictions": [_v1_hits(answer, index) for answer in answers]}
 
 
 def describe_index(index: Index) -> dict[str, Any]:
@@ -206,27 +208,32 @@ def describe_index(index: Index) -> dict[str, Any]:
     return content | {"model_name": about.model_name, "dimension": about.dimension}
 
 
-def v1_response(answers: Sequence[Answer], labels: Sequence[str], request: PredictRequest) -> dict[str, Any]:
+def v1_response(answers: Sequence[Answer], version: Version, request: PredictRequest) -> dict[str, Any]:
     """Builds the body of a V1 prediction response.
 
     Args:
         answers: for each image a prediction, or why it was rejected.
-        labels: names of the classes, by number.
+        version: the version that answered.
         request: the request that is answered.
 
     Returns:
         `predictions`, with a prediction or `error` for each image; to a request in columns `outputs` too, with a list for each
         output, in which a rejected image has class -1, as in V2.
     """
-    response: dict[str, Any] = {"predictions": [_v1_prediction(answer, labels, request.top_k) for answer in answers]}
+    response: dict[str, Any] = {"predictions": [_v1_prediction(answer, version, request.top_k) for answer in answers]}
     if not request.in_columns:
         return response
     predictions = [answer if isinstance(answer, Prediction) else None for answer in answers]
     columns: dict[str, list[Any]] = {
         "classes": [one.label if one else "" for one in predictions],
         "class_idx": [one.number if one else NO_CLASS for one in predictions],
-        "probabilities": [one.probabilities if one else [0.0] * len(labels) for one in predictions],
+        "probabilities": [one.probabilities if one else [0.0] * len(version.labels) for one in predictions],
     }
+    if version.several:
+        columns |= {
+            "labels": [one.labels if one else [] for one in predictions],
+            "scores": [one.scores if one else [] for one in predictions],
+        }
     if _tells_known(predictions):
         columns |= {"known": _known(predictions), "known_score": _known_scores(predictions)}
     if None in predictions:
@@ -245,10 +252,10 @@ def v2_response(request: InferRequest, name: str, version: Version, answers: Seq
         top_k: number of classes to list; 0 for none.
 
     Returns:
-        One tensor per output, of one element or row per image; `known` and `known_score` only if the model tells. With
-        `top_k`, three more of shape (images, top_k):
-        `top_k_classes`, `top_k_class_idx`, `top_k_scores`. A rejected image has class -1; the tensor `error`, present only
-        then, says why.
+        One tensor per output, of one element or row per image; `known` and `known_score` only if the model tells, `labels`
+        and `scores` only if images have several, filled up with empty strings and zeros. With `top_k`, three more of shape
+        (images, top_k): `top_k_classes`, `top_k_class_idx`, `top_k_scores`, and where images have several labels
+        `top_k_thresholds`. A rejected image has class -1; the tensor `error`, present only then, says why.
     """
     labels, predictions = version.labels, [answer if isinstance(answer, Prediction) else None for answer in answers]
     zeros = [0.0] * len(labels)
@@ -257,11 +264,13 @@ def v2_response(request: InferRequest, name: str, version: Version, answers: Seq
         "class_idx": np.array([one.number if one else NO_CLASS for one in predictions], np.int64),
         "probabilities": np.array([one.probabilities if one else zeros for one in predictions], np.float32),
     }
+    if version.several:
+        tensors |= _label_tensors(predictions, len(labels))
     if _tells_known(predictions):
         tensors["known"] = np.array(_known(predictions), bool)
         tensors["known_score"] = np.array(_known_scores(predictions), np.float32)
     if top_k:
-        tensors |= _top_k_tensors(predictions, labels, top_k)
+        tensors |= _top_k_tensors(predictions, version, top_k)
     if None in predictions:
         tensors["error"] = np.array([b"" if isinstance(one, Prediction) else str(one).encode() for one in answers], object)
     return InferResponse(
@@ -279,21 +288,25 @@ def v2_inputs() -> list[dict[str, Any]]:
     return [{"name": "image_bytes", "datatype": BYTES, "shape": [-1]}]
 
 
-def v2_outputs(labels: Sequence[str], *, tells_known: bool) -> list[dict[str, Any]]:
+def v2_outputs(labels: Sequence[str], *, several: bool, tells_known: bool) -> list[dict[str, Any]]:
     """Describes the outputs that every response has, for V2's model metadata.
 
     Args:
         labels: names of the classes.
+        several: whether images have several labels.
         tells_known: whether the model tells known images from others.
 
     Returns:
         Name, datatype and shape of each output.
     """
+    rows = [-1, len(labels)]
+    named = [{"name": "labels", "datatype": BYTES, "shape": rows}, {"name": "scores", "datatype": "FP32", "shape": rows}]
     known = [{"name": "known", "datatype": "BOOL", "shape": [-1]}, {"name": "known_score", "datatype": "FP32", "shape": [-1]}]
     return [
         {"name": "classes", "datatype": BYTES, "shape": [-1]},
         {"name": "class_idx", "datatype": "INT64", "shape": [-1]},
-        {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(labels)]},
+        {"name": "probabilities", "datatype": "FP32", "shape": rows},
+        *(named if several else ()),
         *(known if tells_known else ()),
     ]
 
@@ -321,15 +334,16 @@ def _best(answer: Prediction, top_k: int) -> list[int]:
     return sorted(range(len(answer.probabilities)), key=lambda number: -answer.probabilities[number])[:top_k]
 
 
-def _v1_hits(answer: list[Hit] | Rejected) -> dict[str, Any]:
+def _v1_hits(answer: list[Hit] | Rejected, index: Index) -> dict[str, Any]:
     if isinstance(answer, Rejected):
         return {"error": str(answer)}
-    return {
-        "hits": [
-            {"id": hit.content_id, "path": _text(hit.path), "label": _text(hit.label), "similarity": hit.similarity}
-            for hit in answer
-        ]
-    }
+    return {"hits": [_v1_hit(hit, several=index.several) for hit in answer]}
+
+
+def _v1_hit(hit: Hit, *, several: bool) -> dict[str, Any]:
+    label = _text(hit.label)
+    labels = {"labels": label.split(SHOWN_SEPARATOR) if label else []} if several else {}
+    return {"id": hit.content_id, "path": _text(hit.path), "label": label, **labels, "similarity": hit.similarity}
 
 
 def _v1_explanation(answer: tuple[Explanation, list[bytes]] | Rejected, labels: Sequence[str]) -> dict[str, Any]:
@@ -357,16 +371,22 @@ def _text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _v1_prediction(answer: Answer, labels: Sequence[str], top_k: int) -> dict[str, Any]:
+def _v1_prediction(answer: Answer, version: Version, top_k: int) -> dict[str, Any]:
     if isinstance(answer, Rejected):
         return {"error": str(answer)}
     prediction: dict[str, Any] = {"classes": answer.label, "class_idx": answer.number, "probabilities": answer.probabilities}
+    if answer.several:
+        prediction |= {"labels": answer.labels, "scores": answer.scores}
     if answer.known is not None:
         prediction |= {"known": answer.known, "known_score": answer.known_score}
     if not top_k:
         return prediction
-    best = _best(answer, top_k)
-    return prediction | {TOP_K: [{"label": labels[n], "class_idx": n, "score": answer.probabilities[n]} for n in best]}
+    return prediction | {TOP_K: [_scored(version, number, answer.probabilities[number]) for number in _best(answer, top_k)]}
+
+
+def _scored(version: Version, number: int, score: float) -> dict[str, Any]:
+    threshold = {"threshold": version.thresholds[number]} if version.several else {}
+    return {"label": version.labels[number], "class_idx": number, "score": score, **threshold}
 
 
 def _tells_known(predictions: Sequence[Prediction | None]) -> bool:
@@ -381,17 +401,31 @@ def _known_scores(predictions: Sequence[Prediction | None]) -> list[float]:
     return [one.known_score or 0.0 if one else 0.0 for one in predictions]
 
 
-def _top_k_tensors(predictions: Sequence[Prediction | None], labels: Sequence[str], top_k: int) -> dict[str, npt.NDArray[Any]]:
+def _label_tensors(predictions: Sequence[Prediction | None], classes: int) -> dict[str, npt.NDArray[Any]]:
+    shape = (len(predictions), classes)
+    labels, scores = np.full(shape, b"", object), np.zeros(shape, np.float32)
+    for row, one in enumerate(predictions):
+        for column, (label, score) in enumerate(zip(one.labels, one.scores, strict=True) if one else ()):
+            labels[row, column], scores[row, column] = label.encode(), score
+    return {"labels": labels, "scores": scores}
+
+
+def _top_k_tensors(predictions: Sequence[Prediction | None], version: Version, top_k: int) -> dict[str, npt.NDArray[Any]]:
+    labels = version.labels
     width = min(top_k, len(labels))
     best = [_best(one, width) if one else [NO_CLASS] * width for one in predictions]
     pairs = list(zip(predictions, best, strict=True))
     names = [[labels[n].encode() if one else b"" for n in numbers] for one, numbers in pairs]
     scores = [[one.probabilities[n] if one else 0.0 for n in numbers] for one, numbers in pairs]
-    return {
+    tensors: dict[str, npt.NDArray[Any]] = {
         "top_k_classes": np.array(names, object),
         "top_k_class_idx": np.array(best, np.int64),
         "top_k_scores": np.array(scores, np.float32),
     }
+    if version.several:
+        thresholds = [[version.thresholds[n] if one else 0.0 for n in numbers] for one, numbers in pairs]
+        tensors["top_k_thresholds"] = np.array(thresholds, np.float32)
+    return tensors
 
 
 def _v1_instances(body: Any, parse: Callable[[Any, str], Parsed]) -> list[Parsed]:

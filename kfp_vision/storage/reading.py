@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from kfp_vision.core import threads
 from kfp_vision.core.errors import AccessError, FieldError, InputError, NotFoundError
-from kfp_vision.storage import archives, atomic, base, sample, stores, uris
+from kfp_vision.storage import archives, atomic, base, sample, several_sample, stores, uris
 from kfp_vision.storage.base import FileInfo, ObjectNotFound
 from kfp_vision.storage.uris import SAMPLE, Location
 
@@ -92,7 +92,7 @@ def check_image_uri(uri: str, field: str) -> None:
     Raises:
         InputError: as `check_exists`, or the URI does not name a single file.
     """
-    if uris.scheme_of(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in sample.image_names():
+    if uris.scheme_of(uri) == SAMPLE and uri.removeprefix(f"{SAMPLE}://") not in _sample_names():
         raise FieldError(
             f"{field} must name an image of the sample", uri, f"Use {SAMPLE}://{sample.image_names()[0]}, for example."
         )
@@ -127,6 +127,11 @@ def walk(uri: str, folders: set[str] | None = None) -> Iterator[Item]:
         for name in sample.image_names():
             encoded = sample.draw(name)
             yield Item(f"{SAMPLE}://{name}", name, len(encoded), partial(first_bytes, encoded))
+        return
+    if uri == uris.SEVERAL_SAMPLE:
+        for name in several_sample.image_names():
+            encoded = several_sample.draw(name)
+            yield Item(f"{SAMPLE}://{several_sample.FOLDER}/{name}", name, len(encoded), partial(first_bytes, encoded))
         return
     uri = uris.absolute_uri(uri)
     found = None
@@ -172,7 +177,7 @@ def notes_on_names(uri: str) -> list[str]:
     Returns:
         One sentence, or none.
     """
-    if uri == SAMPLE:
+    if uri in uris.SAMPLES:
         return []
     uri = uris.absolute_uri(uri)
     path = None if is_folder(uri) else fetch(uri)
@@ -271,8 +276,8 @@ def fingerprint(uri: str) -> str:
         NotFoundError: the URI does not exist.
         InputError: it cannot be listed.
     """
-    if uri == SAMPLE:
-        return sample.fingerprint()
+    if uri in uris.SAMPLES:
+        return sample.fingerprint() if uri == SAMPLE else several_sample.fingerprint()
     digest = hashlib.sha256()
     for fact in _facts(uris.absolute_uri(uri)):
         digest.update(f"{fact}\n".encode(errors="surrogateescape"))
@@ -513,7 +518,7 @@ class Reader:
             return content
         kind = uris.scheme_of(uri)
         if kind == SAMPLE:
-            return sample.draw(uri.removeprefix(f"{SAMPLE}://"))
+            return _draw_sample(uri.removeprefix(f"{SAMPLE}://"))
         if not kind:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), io.FileIO(uri) as file:
                 return file.readall()
@@ -537,6 +542,16 @@ class Reader:
             return archives.unpack(fetch(archive), archive, self._scratch.enter_context(atomic.temporary_folder()))
         except InputError as error:
             return error
+
+
+def _sample_names() -> set[str]:
+    """Returns the names of the images of both samples, as in their URIs."""
+    return {*sample.image_names(), *(f"{several_sample.FOLDER}/{name}" for name in several_sample.image_names())}
+
+
+def _draw_sample(name: str) -> bytes:
+    folder, _, file_name = name.partition("/")
+    return several_sample.draw(file_name) if folder == several_sample.FOLDER else sample.draw(name)
 
 
 def _is_object(row: ImageReference) -> bool:

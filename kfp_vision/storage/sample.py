@@ -71,9 +71,16 @@ def draw(name: str) -> bytes:
     if name not in known:
         raise ValueError(f"sample images are CLASS/NNNN.jpg, got {name!r}: take one of names(), {known[0]} to {known[-1]}")
     label, file_name = name.split("/")
-    # Python's Random, as numpy may change its stream between versions.
-    rng = Random(int.from_bytes(hashlib.sha256(f"{VERSION}/{name}".encode()).digest(), "big"))
-    return encode_image(compose_image(label, rng), "PNG" if file_name.endswith(".png") else "JPEG")
+    return encode_image(compose_image(label, random_of(name)), "PNG" if file_name.endswith(".png") else "JPEG")
+
+
+def random_of(name: str) -> Random:
+    """Returns the source of all randomness of an image: Python's, as numpy may change its stream between versions.
+
+    Args:
+        name: of the image.
+    """
+    return Random(int.from_bytes(hashlib.sha256(f"{VERSION}/{name}".encode()).digest(), "big"))
 
 
 def fingerprint() -> str:
@@ -163,18 +170,26 @@ def compose_image(label: str, rng: Random) -> Image.Image:
     Returns:
         The image, RGB.
     """
-    longer = random_integer(rng, *LONGER_SIDES) * OVERSAMPLING
-    shorter = round(longer * rng.uniform(*ASPECTS) / OVERSAMPLING) * OVERSAMPLING
-    canvas = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
+    canvas = choose_canvas(rng)
     colours = choose_palette(rng)
     flowers = place_flowers(canvas, rng)
     image = draw_backdrop(canvas, flowers, colours, rng)
     pen = ImageDraw.Draw(image)
     draw_grass(pen, canvas, colours, rng)
     for flower in flowers:
-        draw_stem(pen, (flower.x, flower.y + STEM_TOPS.get(label, 0.0) * flower.radius), canvas[1], flower.radius, colours, rng)
-        DRAW_FLOWER[label](pen, flower, colours, rng)
+        draw_flower(pen, label, flower, canvas[1], colours, rng)
     return add_camera_effects(image.reduce(OVERSAMPLING), rng)
+
+
+def choose_canvas(rng: Random) -> tuple[int, int]:
+    """Chooses width and height of an image in pixels, before it is reduced.
+
+    Args:
+        rng: source of all randomness.
+    """
+    longer = random_integer(rng, *LONGER_SIDES) * OVERSAMPLING
+    shorter = round(longer * rng.uniform(*ASPECTS) / OVERSAMPLING) * OVERSAMPLING
+    return (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
 
 
 def choose_palette(rng: Random) -> Palette:
@@ -186,10 +201,33 @@ def choose_palette(rng: Random) -> Palette:
     Returns:
         The colours.
     """
+    return choose_flower_colours(*choose_backdrop_colours(rng), rng)
+
+
+def choose_backdrop_colours(rng: Random) -> tuple[Colour, Colour]:
+    """Chooses the colours of the two ends of the backdrop's gradient.
+
+    Args:
+        rng: source of all randomness.
+    """
     hue, saturation = rng.random(), rng.uniform(0.1, 0.55)
     lightness = rng.uniform(0.12, 0.3) if rng.random() < 0.5 else rng.uniform(0.72, 0.9)
     sky = to_rgb(hue, saturation, lightness)
     ground = to_rgb(hue + rng.uniform(-0.12, 0.12), saturation, lightness + rng.uniform(-0.12, 0.12))
+    return sky, ground
+
+
+def choose_flower_colours(sky: Colour, ground: Colour, rng: Random) -> Palette:
+    """Chooses the colours of a flower before a backdrop.
+
+    Args:
+        sky: one end of the backdrop's gradient.
+        ground: its other end.
+        rng: source of all randomness.
+
+    Returns:
+        The colours of both.
+    """
     while True:
         main = to_rgb(rng.uniform(*PETAL_HUES), rng.uniform(0.4, 1.0), rng.uniform(0.35, 0.88))
         if min(abs(luma(main) - luma(sky)), abs(luma(main) - luma(ground))) > LEAST_CONTRAST:
@@ -295,6 +333,22 @@ def draw_grass(pen: ImageDraw.ImageDraw, canvas: tuple[int, int], colours: Palet
         x, lean, tall = rng.uniform(0, width), rng.uniform(-0.5, 0.5), rng.uniform(0.08, 0.3) * height
         shade = mix_colours(mix_colours(colours.leaf, colours.ground, rng.uniform(0.3, 0.7)), (0, 0, 0), rng.uniform(0, 0.2))
         pen.polygon(petal_outline(x, height + 4, math.atan2(lean, 1), tall, 0.045 * tall + 3, rise=0.3, fall=1.1), shade)
+
+
+def draw_flower(pen: ImageDraw.ImageDraw, label: str, flower: Flower, ground: int, colours: Palette, rng: Random) -> None:
+    """Draws a flower on its stem.
+
+    Args:
+        pen: to draw with.
+        label: one of `CLASSES`.
+        flower: its place, radius and angle.
+        ground: the lower edge of the canvas in pixels.
+        colours: of the flower.
+        rng: source of all randomness.
+    """
+    top = flower.x, flower.y + STEM_TOPS.get(label, 0.0) * flower.radius
+    draw_stem(pen, top, ground, flower.radius, colours, rng)
+    DRAW_FLOWER[label](pen, flower, colours, rng)
 
 
 def draw_stem(pen: ImageDraw.ImageDraw, top: Point, ground: int, radius: float, colours: Palette, rng: Random) -> None:

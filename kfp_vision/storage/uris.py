@@ -10,6 +10,8 @@ from kfp_vision.core.errors import FieldError, NotFoundError
 from kfp_vision.storage import archives, base
 
 SAMPLE = "sample"
+SEVERAL_SAMPLE = "sample?labels=several"
+SAMPLES = (SAMPLE, SEVERAL_SAMPLE)
 # A member of an archive in a bucket; settings may separate the two, see `base.split_settings`. After an archive without one of
 # the endings two slashes follow the `#`, which else is part of a key.
 ARCHIVE_MEMBER = re.compile(
@@ -24,7 +26,7 @@ class Location:
 
     Attributes:
         uri: as given, without the member.
-        scheme: such as `s3`; empty for a local path and for `sample`.
+        scheme: such as `s3`; empty for a local path and for the samples.
         bucket: of an object; the host of a web address.
         key: of an object; the path of a local file; the rest of a web address. Not percent-decoded.
         settings: of a bucket, with the `?`: `?endpoint=...&region=...`; often empty.
@@ -101,7 +103,7 @@ class Location:
     @property
     def is_local(self) -> bool:
         """Whether it is a local path."""
-        return self.scheme in ("", "file") and self.uri != SAMPLE
+        return self.scheme in ("", "file") and self.uri not in SAMPLES
 
     @property
     def is_archive(self) -> bool:
@@ -211,6 +213,8 @@ def check_uri(uri: str, field: str) -> None:
         raise FieldError(f"{field} must not contain a user name or password", f"{location.scheme}://...", remedy)
     if location.is_in_bucket:
         Location.of_object(uri)
+    if uri.startswith(f"{SAMPLE}?") and uri != SEVERAL_SAMPLE and not location.path.exists():
+        raise FieldError(f"{field} must be {SAMPLE} or {SEVERAL_SAMPLE} to draw images", uri, f"Write it as {SEVERAL_SAMPLE}.")
     if location.is_local and not location.path.exists():
         raise NotFoundError(f"{field} must name something that exists", uri, "Check the path and its permissions.")
 

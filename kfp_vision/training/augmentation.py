@@ -103,16 +103,15 @@ def mix_up(alpha: float, classes: int) -> Callable[[tf.Tensor, tf.Tensor, Number
         classes: number of classes.
 
     Returns:
-        A function from images, float32 (batch, height, width, 3), labels, int64 (batch,), and seeds to blended images and
-        labels, float32 (batch, classes).
+        A function from images, float32 (batch, height, width, 3), labels, int64 (batch,) or float32 (batch, classes), and seeds
+        to blended images and labels, float32 (batch, classes).
     """
     layer = keras.layers.MixUp(alpha)
 
     def blend(images: tf.Tensor, labels: tf.Tensor, seeds: NumberedSeeds) -> tuple[tf.Tensor, tf.Tensor]:
         transformation = layer.get_random_transformation(images, seed=seeds)
-        return layer.transform_images(images, transformation), layer.transform_labels(
-            tf.one_hot(labels, classes), transformation
-        )
+        truth = labels if labels.dtype.is_floating else tf.one_hot(labels, classes)
+        return layer.transform_images(images, transformation), layer.transform_labels(truth, transformation)
 
     return blend
 

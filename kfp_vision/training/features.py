@@ -23,11 +23,11 @@ class CachedFeatures(NamedTuple):
 
     Attributes:
         values: float16 (images, width), memory-mapped from a file.
-        labels: int64 (images,).
+        labels: int64 (images,), or where images have several, float32 (images, classes).
     """
 
     values: npt.NDArray[np.float16]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 
 def compute_features(
@@ -54,13 +54,14 @@ def compute_features(
     Returns:
         The features, in the order of the records; a mirrored batch follows the batch that it mirrors.
     """
-    images = read_records_info(folder).images
+    info = read_records_info(folder)
+    images = info.images
     if max_images is not None:
         images = min(images, max_images)
     features = images * (2 if mirrored else 1)
     file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
     values = np.lib.format.open_memmap(file, "w+", "float16", (features, body.output.shape[-1]))
-    labels = np.empty(features, np.int64)
+    labels = np.empty((features, len(info.labels)), np.float32) if info.several else np.empty(features, np.int64)
     forward = of_one_size(tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16)))
     start = 0
     batch_size = even_batch_size(images, MAX_FEATURE_BATCH) if images else 1
@@ -88,7 +89,7 @@ def training_batches(
         part: (i, n) for the i-th of n equal slices of every batch.
 
     Yields:
-        float32 features (slice, width), and int64 labels (slice,).
+        float32 features (slice, width), and labels (slice, ...).
     """
     draw = input_pipeline.draw_slices(len(cached.labels), batch_size=batch_size, seed=seed, part=part)
     for step in itertools.count(first_step):

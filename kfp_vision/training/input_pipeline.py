@@ -2,7 +2,8 @@
 
 Without TensorFlow's operations where it can: for one image, calling them takes longer than what they do.
 
-Batches are (images, labels): float32 (batch, size, size, 3) RGB in 0 to 255, and int64 (batch,).
+Batches are (images, labels): float32 (batch, size, size, 3) RGB in 0 to 255, and int64 (batch,), or where images have several
+labels, float32 (batch, classes), 1 for each class of an image.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.engines.cropping import Window, central_window
 from kfp_vision.engines.resizing import Floats
-from kfp_vision.records.records_folder import RandomAccessRecords, read_records_info
+from kfp_vision.records.records_folder import RandomAccessRecords, RecordsInfo, read_records_info
 from kfp_vision.training.augmentation import (
     Augmentation,
     NumberedSeeds,
@@ -77,18 +78,18 @@ def training_batches(
         memory: bytes for caching decoded images; the batches do not depend on it.
 
     Returns:
-        Batches of images as the module says, and labels: int64 (batch,), or with MixUp float32 (batch, classes).
+        Batches of images and labels as the module says; with MixUp the labels are always float32 (batch, classes).
 
     Raises:
         InputError: batch_size is not divisible by the number of slices, or a shard is damaged.
     """
-    images = RecordImages(RandomAccessRecords(folder), image_size, memory)
+    images, info = RecordImages(RandomAccessRecords(folder), image_size, memory), read_records_info(folder)
     slice_number, slices = part
     draw = draw_slices(len(images), batch_size=batch_size, seed=seed, part=part)
     streams = (STREAMS_PER_SEED * seed + CROP_STREAM, STREAMS_PER_SEED * seed + COLOUR_STREAM)
     draw_in_graph = tf.function(lambda numbers, sides: draw_augmentation(numbers, sides, streams, augmentation))
     apply_operations = rand_augment(augmentation.rand_augment, augmentation.rand_augment_magnitude)
-    blend = mix_up(augmentation.mixup_alpha, len(read_records_info(folder).labels)) if augmentation.mixup_alpha else None
+    blend = mix_up(augmentation.mixup_alpha, len(info.labels)) if augmentation.mixup_alpha else None
 
     def augment_strongly(step: tf.Tensor, numbers: tf.Tensor, batch: tf.Tensor, labels: tf.Tensor) -> Batch:
         def apply(number_and_image: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
@@ -109,7 +110,8 @@ def training_batches(
         draw_in_graph.get_concrete_function(numbers, tf.TensorSpec((share, 2), tf.int64))
         if augment_in_graph:
             pixels = tf.TensorSpec((share, image_size, image_size, 3), tf.float32)
-            augment_in_graph.get_concrete_function(tf.TensorSpec((), tf.int64), numbers, pixels, numbers)
+            labels = tf.TensorSpec((share, len(info.labels)), tf.float32) if info.several else numbers
+            augment_in_graph.get_concrete_function(tf.TensorSpec((), tf.int64), numbers, pixels, labels)
 
     def read_batch(step: int) -> Batch:
         positions, numbers = draw(step)
@@ -121,7 +123,7 @@ def training_batches(
             for image, window, changes, out in zip(read, windows.tolist(), uniform, pixels, strict=True):
                 images.crop(image, Window(*window), out)
                 flip_and_distort(out, changes, augmentation)
-            batch = _as_batch(pixels, read)
+            batch = _as_batch(pixels, read, info)
             return augment_in_graph(tf.constant(step, tf.int64), tensors[0], *batch) if augment_in_graph else batch
 
     return _read_ahead(images, read_batch, itertools.count(first_step))
@@ -154,10 +156,10 @@ class BatchMemory:
         return pixels
 
 
-def _as_batch(pixels: Floats, images: Sequence[RecordImage]) -> Batch:
+def _as_batch(pixels: Floats, images: Sequence[RecordImage], info: RecordsInfo) -> Batch:
     """Returns pixels from a `BatchMemory` as a tensor, without copying them, and the labels of the images."""
     tensor = tf.experimental.dlpack.from_dlpack(pixels.__dlpack__())
-    return tensor, tf.constant([image.label for image in images], tf.int64)
+    return tensor, tf.constant(info.label_array([image.numbers for image in images]))
 
 
 def _read_ahead(images: RecordImages, read_batch: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
@@ -212,7 +214,7 @@ class EvaluationBatches:
     """
 
     def __init__(self, folder: Path, *, image_size: int, batch_size: int, max_images: int | None = None, crop: str = STRETCHED):
-        self._crop = crop
+        self._crop, self._info = crop, read_records_info(folder)
         self._records, self._image_size, self._batch_size = RandomAccessRecords(folder), image_size, batch_size
         self._memory = BatchMemory(image_size)
         self._images = len(self._records) if max_images is None else min(max_images, len(self._records))
@@ -227,6 +229,6 @@ class EvaluationBatches:
             for image, out in zip(read, pixels, strict=True):
                 images.crop(image, central_window(image.sides, self._crop), out)
             with tf.device("CPU"):
-                return _as_batch(pixels, read)
+                return _as_batch(pixels, read, self._info)
 
         return _read_ahead(images, read_batch, range(0, self._images, self._batch_size))

@@ -18,6 +18,12 @@ SECONDS_BETWEEN_UPLOADS = 60.0
 SECONDS_FOR_LAST_UPLOAD = 120.0  # an unreachable store must not delay the trained model
 IMAGES_LOGGED = 8
 STEPS_BEFORE_PROFILE = 10  # the first steps compile, and fill the prefetch buffer
+SHORT_NAMES = {  # of figures, in progress lines
+    "accuracy": "acc",
+    "micro_f1": "f1",
+    "validation_accuracy": "val_acc",
+    "validation_mean_average_precision": "val_map",
+}
 INPUT_WAIT_ROWS, SECONDS_BETWEEN_ADVICE = 3, 300.0
 
 
@@ -48,14 +54,15 @@ class TrainingMonitor:
 
         Args:
             row: `step`, from 1; `loss`, `accuracy`, `learning_rate`, `images_per_second`; optional: `input_wait`, the share of
-                the time (0 to 1) in which the network waited for images, `validation_loss` and `validation_accuracy`.
+                the time (0 to 1) in which the network waited for images, `validation_loss` and `validation_accuracy`. Where
+                images have several labels, `micro_f1` and `validation_mean_average_precision` stand for the accuracies.
         """
         step, now = int(row["step"]), time.monotonic()
         with self._writer.as_default(step):
             for name, value in row.items():
                 if name != "step":
                     tf.summary.scalar(name, value)
-        if now - self._last_line >= SECONDS_BETWEEN_LINES or "validation_accuracy" in row or step == self._train_steps:
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or "validation_loss" in row or step == self._train_steps:
             seconds_per_step = (now - self._start) / max(step - self._first_step, 1)
             print(progress_line(row, self._train_steps, seconds_per_step * (self._train_steps - step)), flush=True)
             self._last_line = now
@@ -208,9 +215,10 @@ def progress_line(row: Mapping[str, float], train_steps: int, seconds_left: floa
         train_steps: steps of the whole training.
         seconds_left: estimated seconds until its end.
     """
-    line = f"step {row['step']:.0f}/{train_steps}  loss {row['loss']:.3f}  acc {row['accuracy']:.3f}"
-    if "validation_accuracy" in row:
-        line += f"  val_acc {row['validation_accuracy']:.3f}"
+    line = f"step {row['step']:.0f}/{train_steps}  loss {row['loss']:.3f}"
+    for name, short in SHORT_NAMES.items():
+        if name in row:
+            line += f"  {short} {row[name]:.3f}"
     line += f"  {row['images_per_second']:.0f} img/s"
     minutes, seconds = divmod(round(seconds_left), 60)
     return f"{line}  eta {minutes}m{seconds:02}s" if seconds_left >= 1 else line

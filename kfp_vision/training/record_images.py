@@ -28,13 +28,13 @@ class RecordImage(NamedTuple):
     """An image of a record.
 
     Attributes:
-        label: number of its class.
+        numbers: of its classes, ascending; one, unless images have several labels.
         sides: height and width in pixels.
         encoded: the JPEG or PNG file; empty if it is cached as pixels.
         pixels: (height, width, 3) RGB if it is cached, else None.
     """
 
-    label: int
+    numbers: tuple[int, ...]
     sides: Sides
     encoded: bytes
     pixels: Pixels | None = None
@@ -134,7 +134,7 @@ class RecordImages:
     def _parse(self, number: int, record: bytes) -> RecordImage:
         """Parses a record; caches its image, decoded, if there is room."""
         fields = example.decode_fields(record)
-        image = RecordImage(fields.number, (fields.height, fields.width), fields.encoded)
+        image = RecordImage(fields.numbers, (fields.height, fields.width), fields.encoded)
         if self._reserve(number, image):
             image = self._cached[number] = image._replace(encoded=b"", pixels=_decode(image, 1))
         return image

@@ -14,18 +14,28 @@ import numpy.typing as npt
 from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import Advanced
+from kfp_vision.core.crop_shapes import WHOLE
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.core.frameworks import keras, tf
+from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset.label_map import read_labels
+from kfp_vision.evaluation import thresholds
 from kfp_vision.evaluation.temperature import MIN_IMAGES, fit_temperature
 from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.prediction import export
-from kfp_vision.prediction.novelty import Novelty, fit_novelty
+from kfp_vision.prediction.novelty import Novelty, fit_novelty, known_pairs
 from kfp_vision.records import tf_dataset
-from kfp_vision.records.records_folder import fingerprint_records, read_records_info, verify_records
+from kfp_vision.records.records_folder import (
+    LABELS_PER_IMAGE,
+    RecordsInfo,
+    fingerprint_records,
+    read_records_info,
+    verify_records,
+)
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, devices, feeds, monitoring
+from kfp_vision.training.objectives import Objective, choose_objective
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.trainer import Diverged, HistoryRow, Trainer, build_network, freeze_batch_norm, freeze_layers
 
@@ -33,6 +43,8 @@ __all__ = ["Diverged", "Recipe", "train_classifier"]
 
 BATCH_NORM_WINDOWS_PER_TRAINING = 10.0  # batch norm's moving averages cover at most a tenth of a training
 HEAD_RATE_FACTOR, HEAD_WEIGHT_DECAY = 10.0, 0.01  # of the steps of the classification head alone, before the others
+# In place of the default of `min_crop_area` where images have several labels: a smaller crop leaves out what some of them name.
+SEVERAL_LABELS_MIN_CROP_AREA = 0.8
 SIGTERM_EXIT_STATUS = 143  # exit status of a process that ended on SIGTERM
 
 
@@ -69,8 +81,10 @@ def train_classifier(
         Diverged: the loss is not finite.
         SystemExit: the process received SIGTERM; `checkpoint_dir` holds the state to resume from.
     """
-    images = _check_records(train_records, validation_records)
-    labels = read_labels(label_map)
+    about = _check_records(train_records, validation_records)
+    labels, objective = read_labels(label_map), choose_objective(about.several)
+    if about.several:
+        recipe = _keep_labels_in_crops(recipe)
     shape = _shape(recipe)
     strategy = devices.choose_strategy(recipe.gpu_count)
     is_chief = devices.rank_and_size()[0] == 0
@@ -82,15 +96,16 @@ def train_classifier(
 
     with temporary_folder() as scratch:
         with strategy.scope():
-            network = _build_network(recipe, len(labels), precision, shape)
-            data = feeds.FeedSource(train_records, validation_records, shape["image_size"], scratch)
+            network = _build_network(recipe, len(labels), precision, shape, several=about.several)
+            crop = WHOLE if about.several else NETWORKS[recipe.network].crop
+            data = feeds.FeedSource(train_records, validation_records, shape["image_size"], scratch, crop)
             feed = (feeds.feature_feed if recipe.train_last_layer_only else feeds.image_feed)(network, data, recipe)
             balanced = recipe.advanced.class_weights == "balanced"
-            class_weights = _balanced_weights(train_records, len(labels)) if balanced else None
-            trainer = Trainer(feed.model, recipe, images / recipe.batch_size, class_weights)
+            class_weights = _balanced_weights(train_records, objective) if balanced else None
+            trainer = Trainer(feed.model, recipe, about.images / recipe.batch_size, class_weights, objective)
         folder = _resume(trainer, _identity(recipe, shape, labels, train_records)) if recipe.checkpoint_dir else None
         if recipe.advanced.head_steps and not recipe.train_last_layer_only and not trainer.step:
-            _train_head(network, data, recipe, strategy, class_weights)
+            _train_head(network, data, recipe, strategy, class_weights, objective)
         if line := _describe_first_step(trainer):
             print(line, flush=True)
         batches = devices.distribute_batches(strategy, partial(feed.batches, trainer.step))
@@ -99,23 +114,36 @@ def train_classifier(
         else:
             deque(trainer.run(batches, feed.validation), maxlen=0)
         with trainer.exported_weights():
-            temperature = _fit_temperature(trainer, feed.validation)
+            scores = _fit_scores(trainer, feed.validation, labels, about.several)
             novelty = _fit_novelty(feed, network, data, recipe, len(labels))
     if is_chief:
-        settings = {"temperature": temperature, "precision": precision}
+        settings = {**scores, "precision": precision, **({"crop": crop} if about.several else {})}
         _write_outputs(model, page, network, trainer, labels, shape, settings, novelty)
     devices.wait_for_workers(strategy)
     return _final_metrics(trainer)
 
 
-def _check_records(train_records: Path, validation_records: Path) -> int:
-    """Returns the number of images to train on."""
+def _check_records(train_records: Path, validation_records: Path) -> RecordsInfo:
+    """Returns what there is to train on."""
     about = verify_records(train_records)
-    verify_records(validation_records)
+    held_out = verify_records(validation_records)
+    if held_out.several != about.several:
+        kinds = [f"{one.split} with {SEVERAL if one.several else ONE}" for one in (about, held_out)]
+        remedy = "Write the records of all splits in one run."
+        raise InputError("all splits must have the same number of labels an image", ", ".join(kinds), remedy)
     if not about.images:
         found, remedy = f"none in {train_records}", "Look at the list of rejected images."
         raise InputError("there must be images to train on", found, remedy)
-    return about.images
+    return about
+
+
+def _keep_labels_in_crops(recipe: Recipe) -> Recipe:
+    """Returns the recipe with larger crops, unless it has a `min_crop_area` of its own or sees whole images anyway."""
+    if recipe.advanced.min_crop_area != Advanced().min_crop_area or recipe.train_last_layer_only:
+        return recipe
+    share = SEVERAL_LABELS_MIN_CROP_AREA
+    print(f"crops keep {share:.0%} of an image at least, for its labels (min_crop_area of advanced)", flush=True)
+    return replace(recipe, advanced=replace(recipe.advanced, min_crop_area=share))
 
 
 def _shape(recipe: Recipe) -> dict[str, Any]:
@@ -130,12 +158,13 @@ def _set_seeds(advanced: Advanced) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[str, Any]) -> Any:
+def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[str, Any], *, several: bool) -> Any:
     """Builds the network, loads its checkpoint if there is one, and freezes layers."""
     network = build_network(recipe.network, classes, precision, **_regularization(recipe), **shape)
     if recipe.fine_tune:
         complete = pretrained.load_pretrained(network, NETWORKS[recipe.network], recipe.checkpoint_uri)
-        suffix = "" if complete else ", with a new classification head"
+        # A head of softmax scores ranks the images of a class as one of sigmoids does, so either serves the other as a start.
+        suffix = (", with its classification head" if several else "") if complete else ", with a new classification head"
         print(redact(f"starts from {recipe.checkpoint_uri}{suffix}"), flush=True)
     freeze_layers(network, recipe.advanced.layers_to_freeze)
     if recipe.advanced.freeze_batch_norm:
@@ -144,7 +173,12 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
 
 
 def _train_head(
-    network: Any, data: feeds.FeedSource, recipe: Recipe, strategy: Any, class_weights: npt.NDArray[np.float64] | None
+    network: Any,
+    data: feeds.FeedSource,
+    recipe: Recipe,
+    strategy: Any,
+    class_weights: npt.NDArray[np.float64] | None,
+    objective: Objective,
 ) -> None:
     """Trains the classification head alone, on embeddings that are computed once, so that its first gradients harm no layer."""
     steps, advanced = recipe.advanced.head_steps, recipe.advanced
@@ -153,7 +187,7 @@ def _train_head(
     head = replace(recipe, train_steps=steps, learning_rate=rate, learning_rate_schedule="cosine", advanced=advanced)
     with strategy.scope():
         feed = feeds.feature_feed(network, data, head, validates=False)
-        trainer = Trainer(feed.model, head, 1.0, class_weights)
+        trainer = Trainer(feed.model, head, 1.0, class_weights, objective)
     *_, last = (row for row in trainer.run(devices.distribute_batches(strategy, partial(feed.batches, 0)), None) if row)
     print(f"trained the classification head alone for {steps} steps first: loss {last['loss']:.3g}", flush=True)
 
@@ -168,20 +202,23 @@ def _regularization(recipe: Recipe) -> dict[str, float]:
     return {"batch_norm_decay": decay} | ({"dropout": 1 - keep} if keep else {})
 
 
-def _balanced_weights(train_records: Path, classes: int) -> npt.NDArray[np.float64]:
-    """Returns the weight of each class, such that all classes have the same total weight, and images 1 on average."""
-    labels = tf_dataset.encoded_records(train_records).map(lambda record: tf_dataset.parse_record(record)["image/class/label"])
-    counts = np.bincount(list(labels.as_numpy_iterator()), minlength=classes)
-    weights = np.zeros(classes)
-    np.divide(counts.sum() / np.count_nonzero(counts), counts, out=weights, where=counts > 0)
-    return weights
+def _balanced_weights(train_records: Path, objective: Objective) -> npt.NDArray[np.float64]:
+    """Returns the weight of each class for `class_weights=balanced`, see `Objective.class_weights`."""
+    about = read_records_info(train_records)
+    parse = partial(tf_dataset.parse_record, several=about.several)
+    numbers = tf_dataset.encoded_records(train_records).map(lambda record: parse(record)["image/class/label"])
+    counts = np.zeros(len(about.labels), np.int64)
+    for of_image in numbers.as_numpy_iterator():
+        counts[of_image] += 1
+    return objective.class_weights(counts, about.images)
 
 
 def _identity(recipe: Recipe, shape: Mapping[str, Any], labels: list[str], train_records: Path) -> dict[str, Any]:
     """Returns what must be the same when a training resumes. Anything else may change, such as the learning rate."""
     fields = {name: getattr(recipe, name) for name in ("network", "optimizer", "batch_size", "train_last_layer_only")}
     fingerprint = fingerprint_records(train_records)
-    return {**fields, **shape, "labels": labels, "pictures": fingerprint, "seed": recipe.advanced.seed}
+    kind = {LABELS_PER_IMAGE: SEVERAL} if read_records_info(train_records).several else {}
+    return {**fields, **shape, **kind, "labels": labels, "pictures": fingerprint, "seed": recipe.advanced.seed}
 
 
 def _resume(trainer: Trainer, identity: Mapping[str, Any]) -> checkpointing.CheckpointFolder:
@@ -261,26 +298,37 @@ def _save_periodically(
         folder.wait()
 
 
-def _fit_temperature(trainer: Trainer, validation: Iterable[Any] | None) -> float:
-    """Returns the temperature of the exported weights, see `temperature`; 1 if there are too few validation images."""
-    none = (tf.zeros((0, 1)), tf.zeros(0, tf.int64))
-    logits, labels = trainer.logits(validation) if validation is not None else none
-    if len(labels) < MIN_IMAGES:
+def _fit_scores(trainer: Trainer, validation: Iterable[Any] | None, labels: list[str], several: bool) -> dict[str, Any]:
+    """Returns what makes scores of the exported weights' logits: the temperature and, for several labels, the thresholds.
+
+    With too few validation images, the temperature is 1 and every threshold `thresholds.FALLBACK`.
+    """
+    none = (tf.zeros((0, len(labels))), tf.zeros(0, tf.int64))
+    logits, truth = trainer.logits(validation) if validation is not None else none
+    kind: dict[str, Any] = {LABELS_PER_IMAGE: SEVERAL} if several else {}
+    if len(truth) < MIN_IMAGES:
         rule = f"at least {MIN_IMAGES} validation images are needed to calibrate the scores and to tell unknown images"
-        print(f"{rule}; got {len(labels)}, so neither is done. Raise validation_ratio, or add images.", flush=True)
-        return 1.0
-    found = fit_temperature(logits.numpy(), labels.numpy())
-    print(f"calibrated the scores on {len(labels)} validation images: divides the logits by {found:.3g}", flush=True)
-    return found
+        half = f", and every label has the threshold {thresholds.FALLBACK}" if several else ""
+        print(f"{rule}; got {len(truth)}, so neither is done{half}. Raise validation_ratio, or add images.", flush=True)
+        return {"temperature": 1.0} | (kind | {"thresholds": [thresholds.FALLBACK] * len(labels)} if several else {})
+    found = fit_temperature(logits.numpy(), truth.numpy())
+    print(f"calibrated the scores on {len(truth)} validation images: divides the logits by {found:.3g}", flush=True)
+    if not several:
+        return {"temperature": found}
+    chosen, line = thresholds.choose_thresholds(truth.numpy() > 0, tf.sigmoid(logits / found).numpy(), labels)
+    print(line, flush=True)
+    return {"temperature": found, **kind, "thresholds": chosen}
 
 
 def _fit_novelty(feed: feeds.Feed, network: Any, data: feeds.FeedSource, recipe: Recipe, classes: int) -> Novelty | None:
     """Returns what tells known images from others, see `novelty`; None if there are too few validation images."""
     if read_records_info(data.validation_records).images < MIN_IMAGES:
         return None
-    training, validation = feed.features or feeds.export_features(network, data, recipe)
-    chosen = np.unique(np.linspace(0, len(training.labels) - 1, feeds.FEATURE_IMAGES).astype(int))
-    embeddings, labels = training.values[chosen], training.labels[chosen]
+    training, validation = feed.features or feeds.export_features(network, data)
+    images, labels = known_pairs(training.labels, feeds.FEATURE_IMAGES)
+    if not len(images):  # no image has a label
+        return None
+    embeddings = training.values[images]
     share = recipe.advanced.known_share
     found = fit_novelty(embeddings, labels, classes, validation.values[: feeds.FEATURE_IMAGES], share)
     print(f"tells images that are unlike the training's, so that {share:.4g} of the validation images are known", flush=True)
@@ -330,7 +378,7 @@ def _export(
 
 def _shown_settings(settings: Mapping[str, Any]) -> dict[str, object]:
     """Returns the settings to show: without those of `advanced`, empty ones, and the checkpoint if it was not read."""
-    hidden = {"advanced", "preset"} | (set() if settings["fine_tune"] else {"checkpoint_uri"})
+    hidden = {"advanced", "preset", "thresholds"} | (set() if settings["fine_tune"] else {"checkpoint_uri"})
     return {name: value for name, value in settings.items() if name not in hidden and value != ""}
 
 

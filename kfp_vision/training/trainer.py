@@ -15,6 +15,7 @@ from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
 from kfp_vision.training import devices, monitoring, schedules
 from kfp_vision.training.checkpointing import TrainingState
+from kfp_vision.training.objectives import Objective, OneLabel
 from kfp_vision.training.optimizers import make_optimizer
 from kfp_vision.training.padding import of_one_size
 from kfp_vision.training.recipe import Recipe
@@ -63,20 +64,28 @@ class Trainer:
         recipe: how to train.
         steps_per_epoch: steps per pass over all images.
         class_weights: float (classes,), the weight of each class in the loss; None for 1.
+        objective: loss and figures; by default those of images of one label.
 
     Attributes:
         step: steps taken.
         history: rows with `step`, `loss`, `accuracy`, `learning_rate`, `images_per_second`, `input_wait` (the share of the time
-            in which the network waited for images), and sometimes `validation_loss` and `validation_accuracy`.
+            in which the network waited for images), and sometimes `validation_loss` and `validation_accuracy`. Where images
+            have several labels, `micro_f1` and `validation_mean_average_precision` take the place of the accuracies.
         best_row: row of the best validation; empty before the first one.
         run_name: name of the events folder, kept when the training resumes.
         ended_early: whether early stopping has ended the training.
     """
 
     def __init__(
-        self, model: Any, recipe: Recipe, steps_per_epoch: float, class_weights: npt.NDArray[np.float64] | None = None
+        self,
+        model: Any,
+        recipe: Recipe,
+        steps_per_epoch: float,
+        class_weights: npt.NDArray[np.float64] | None = None,
+        objective: Objective | None = None,
     ):
         self.model, self.recipe, self.steps_per_epoch = model, recipe, steps_per_epoch
+        self.objective = objective or OneLabel()
         self.strategy = tf.distribute.get_strategy()
         if recipe.batch_size % self.strategy.num_replicas_in_sync:
             found = f"batch_size={recipe.batch_size} on {self.strategy.num_replicas_in_sync} devices"
@@ -117,7 +126,7 @@ class Trainer:
                 yield None
                 continue
             self._check_finite()
-            row = interval.row(self.step, self.learning_rate_at(self.step - 1), self.recipe.batch_size)
+            row = interval.row(self.step, self.learning_rate_at(self.step - 1), self.recipe.batch_size, self.objective)
             if validation is not None and self._validation_is_due():
                 row |= self.validate(validation)
                 self._track_best(row)
@@ -126,19 +135,17 @@ class Trainer:
             interval = _Interval()
 
     def validate(self, batches: Iterable[Any]) -> HistoryRow:
-        """Computes loss and accuracy over all batches, with the moving averages of the weights if there are any.
+        """Computes loss and figure over all batches, with the moving averages of the weights if there are any.
 
         Args:
             batches: (images, labels); the last one may be smaller.
 
         Returns:
-            `validation_loss` and `validation_accuracy`.
+            `validation_loss` and `validation_accuracy`, or the validation figure of the objective.
         """
         with self._averages_in_place():
             logits, labels = self.logits(batches)
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        accuracy = np.mean(np.argmax(logits, 1) == labels.numpy())
-        return {"validation_loss": float(loss), "validation_accuracy": float(accuracy)}
+        return self.objective.validate(labels, logits)
 
     @contextmanager
     def exported_weights(self) -> Iterator[None]:
@@ -157,7 +164,7 @@ class Trainer:
             batches: (images, labels), at least one; the last one may be smaller.
 
         Returns:
-            Logits, float32 (images, classes), and labels (images,).
+            Logits, float32 (images, classes), and labels as in `input_pipeline`.
         """
         compute = of_one_size(self.compiled_logits)
         pairs = [(compute(images), labels) for images, labels in batches]
@@ -241,9 +248,9 @@ class Trainer:
         images, labels = next(batches)
         waited = time.perf_counter() - start
         rate = self.learning_rate_at(self.step)
-        loss, hits = self.compiled_step(images, labels, tf.constant(rate, tf.float32))
+        loss, counts = self.compiled_step(images, labels, tf.constant(rate, tf.float32))
         self.step += 1
-        interval.add(loss, hits, waited)
+        interval.add(loss, counts, waited)
         self._unread_losses.append((self.step, loss))
         # Not at every step: TensorFlow copies from a GPU only when all steps are done that were called before the copy.
         if len(self._unread_losses) == MAX_QUEUED_STEPS:
@@ -260,21 +267,16 @@ class Trainer:
 
     def _step(self, images: Any, labels: Any, learning_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         sums = self.strategy.run(self._replica_step, args=(images, labels, learning_rate))
-        loss, hits = (self.strategy.reduce("SUM", value, axis=None) for value in sums)
+        loss, counts = (self.strategy.reduce("SUM", value, axis=None) for value in sums)
         if self._averages:
             self._update_averages()
-        return loss, hits
+        return loss, counts
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)
-            classes = logits.shape[-1]
-            truth = labels if labels.dtype.is_floating else tf.one_hot(labels, classes)
-            smoothing = self.recipe.advanced.label_smoothing
-            losses = tf.nn.softmax_cross_entropy_with_logits(truth * (1 - smoothing) + smoothing / classes, logits)
-            if self.class_weights is not None:
-                losses *= tf.linalg.matvec(truth, self.class_weights)
+            losses = self.objective.losses(labels, logits, self.recipe.advanced.label_smoothing, self.class_weights)
             loss = tf.reduce_sum(losses) / self.recipe.batch_size
         # TF-Slim adds weight_decay / 2 * |w|^2 to the loss. This is its gradient, divided because replicas are summed.
         decay = self.recipe.advanced.weight_decay / self.strategy.num_replicas_in_sync
@@ -284,8 +286,7 @@ class Trainer:
         ]
         self.optimizer.learning_rate.assign(learning_rate)
         self.optimizer.apply(gradients, variables)
-        hits = tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == tf.argmax(truth, 1), tf.float32))
-        return loss, hits / self.recipe.batch_size
+        return loss, self.objective.counts(labels, logits)
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         return self.model(images, training=False)
@@ -316,8 +317,9 @@ class Trainer:
 
     def _track_best(self, row: HistoryRow) -> None:
         """Keeps the weights of the best validation, and applies early stopping."""
-        rank = (row["validation_accuracy"], -row["validation_loss"])
-        if not self.best_row or rank > (self.best_row["validation_accuracy"], -self.best_row["validation_loss"]):
+        figure = self.objective.validation_figure
+        rank = (row[figure], -row["validation_loss"])
+        if not self.best_row or rank > (self.best_row[figure], -self.best_row["validation_loss"]):
             self.best_row = row
             self._best = self.weights("last")
         since = sum("validation_loss" in later for later in self.history if later["step"] > self.best_row["step"])
@@ -353,21 +355,21 @@ class _Interval:
         self._start = time.perf_counter()
         self._waited = 0.0
         self._losses: list[tf.Tensor] = []
-        self._hits: list[tf.Tensor] = []
+        self._counts: list[tf.Tensor] = []
 
-    def add(self, loss: tf.Tensor, hits: tf.Tensor, waited: float) -> None:
+    def add(self, loss: tf.Tensor, counts: tf.Tensor, waited: float) -> None:
         """Adds a step, without reading its tensors, which may still be computed."""
         self._losses.append(loss)
-        self._hits.append(hits)
+        self._counts.append(counts)
         self._waited += waited
 
-    def row(self, step: int, learning_rate: float, batch_size: int) -> HistoryRow:
-        """Returns the means over the interval, which ends now."""
+    def row(self, step: int, learning_rate: float, batch_size: int, objective: Objective) -> HistoryRow:
+        """Returns the figures of the interval, which ends now."""
         seconds = time.perf_counter() - self._start
         return {
             "step": step,
             "loss": float(np.mean([float(value) for value in self._losses])),
-            "accuracy": float(np.mean([float(value) for value in self._hits])),
+            objective.figure: objective.training_figure([counts.numpy() for counts in self._counts], batch_size),
             "learning_rate": learning_rate,
             "images_per_second": len(self._losses) * batch_size / seconds,
             "input_wait": self._waited / seconds,

@@ -83,7 +83,9 @@ def ingested(image_folder, ratios, once) -> run_component.Result:
 @pytest.fixture(scope="session")
 def split(ingested, ratios, once) -> run_component.Result:
     table = {"images": ingested.folder / "images"}
-    return once("split", lambda root: run_component.run(components.split_images, root, table, advanced={}, **ratios))
+    return once(
+        "split", lambda root: run_component.run(components.split_images, root, table, labels="one", advanced={}, **ratios)
+    )
 
 
 @pytest.fixture(scope="session")

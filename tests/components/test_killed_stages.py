@@ -145,7 +145,7 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
     def model() -> dict[str, Path]:
         return {"model": fixture_value("trained").folder / "model"}
 
-    data_fields = {"images_uri": str(fixture_value("image_folder")), "leave_out_uri": "", "advanced": {}}
+    data_fields = {"images_uri": str(fixture_value("image_folder")), "leave_out_uri": "", "labels": "one", "advanced": {}}
     single_partition = {"partition": 0, "partitions": 1}
     if stage == "check_run":
         form = next(pipeline for pipeline in PIPELINES.values() if stage in run.stage_names(pipeline))
@@ -154,7 +154,8 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
         all_fields = {"partitions": 1} | values | whole_numbers
         return {}, {name: all_fields[name] for name in getattr(components, stage).component_spec.inputs}
     if stage == "split_images":
-        return {"images": fixture_value("ingested").folder / "images"}, {"advanced": {}, **fixture_value("ratios")}
+        settings = {"labels": "one", "advanced": {}, **fixture_value("ratios")}
+        return {"images": fixture_value("ingested").folder / "images"}, settings
     if stage in ("write_tfrecords", "write_partition"):
         tables = {name: fixture_value("split").folder / name for name in ("tables", "label_map")}
         return tables, {"images_per_shard": 8, "advanced": {}} | (single_partition if stage == "write_partition" else {})

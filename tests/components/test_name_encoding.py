@@ -16,7 +16,12 @@ def write_records(images_uri, folder, advanced):
     values = run_component.ingest_arguments(str(images_uri)) | RATIOS | {"advanced": advanced}
     ingested = run_component.run(components.ingest_images, folder / "ingest", **values)
     split = run_component.run(
-        components.split_images, folder / "split", {"images": ingested.folder / "images"}, advanced=advanced, **RATIOS
+        components.split_images,
+        folder / "split",
+        {"images": ingested.folder / "images"},
+        labels="one",
+        advanced=advanced,
+        **RATIOS,
     )
     tables = {name: split.folder / name for name in ("tables", "label_map")}
     whole = {"images_per_shard": 100, "advanced": advanced}

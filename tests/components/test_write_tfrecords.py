@@ -59,7 +59,7 @@ def inputs_with_a_truncated_image(image_folder, ratios, tmp_path_factory) -> dic
     values = run_component.ingest_arguments(folder) | ratios
     ingested = run_component.run(components.ingest_images, root / "ingest", **values)
     split = run_component.run(
-        components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **ratios
+        components.split_images, root / "split", {"images": ingested.folder / "images"}, labels="one", advanced={}, **ratios
     )
     return {name: split.folder / name for name in ("tables", "label_map")}
 

@@ -231,7 +231,7 @@ def moved(run, tmp_path_factory) -> dict[str, run_component.Result]:
     values = run_component.ingest_arguments(copy, fingerprint="another") | RATIOS
     ingested = run_component.run(components.ingest_images, root / "ingest", **values)
     split = run_component.run(
-        components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
+        components.split_images, root / "split", {"images": ingested.folder / "images"}, labels="one", advanced={}, **RATIOS
     )
     tables = {name: split.folder / name for name in ("tables", "label_map")}
     written = run_component.run(components.write_tfrecords, root / "write", tables, images_per_shard=1000, advanced={})

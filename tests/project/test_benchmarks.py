@@ -29,6 +29,7 @@ from benchmarks import (
     serve,
     slim,
     slow_disk,
+    stratification,
     training_stage,
 )
 from kfp_vision.prediction.classifier import Classifier, Prediction
@@ -289,3 +290,18 @@ def test_the_cost_of_an_explanation_is_measured_in_the_server(tmp_path, monkeypa
     with server.run_server(version.parent, name="benchmark") as url:
         one, other = (explain.cost(url, verb, [large]) for verb in ("predict", "explain?overlay=true"))
     assert 0 < one < other
+
+
+def test_splits_are_judged_by_what_they_hold_and_by_how_much_of_them_changes(monkeypatch):
+    monkeypatch.setattr(stratification, "LEAST", 2)
+    labels_of = {f"{number:032x}": ["a", "b"] if number < 50 else [] for number in range(100)}
+    everything = dict.fromkeys(labels_of, "train")
+    assert stratification.deviation(labels_of, everything) == pytest.approx(0.3)
+    before = len(labels_of) - stratification.MORE
+    moving = {before: dict.fromkeys(labels_of, "test"), len(labels_of): everything}
+    judged = stratification.judge(lambda given: {content: moving[len(given)][content] for content in given}, labels_of)
+    assert judged == pytest.approx((30, 30, 100))
+    dealt = stratification.by_labels(labels_of)
+    assert [
+        sum(dealt[content] == split for content in labels_of if labels_of[content]) for split in ("train", "validation", "test")
+    ] == [35, 10, 5]

@@ -74,7 +74,7 @@ def stages(site, tmp_path_factory) -> dict[str, run_component.Result]:
         values = run_component.ingest_arguments(address) | RATIOS
         ingested = run_component.run(components.ingest_images, root / "ingest", **values)
         split = run_component.run(
-            components.split_images, root / "split", {"images": ingested.folder / "images"}, advanced={}, **RATIOS
+            components.split_images, root / "split", {"images": ingested.folder / "images"}, labels="one", advanced={}, **RATIOS
         )
         tables = {name: split.folder / name for name in ("tables", "label_map")}
         whole = {"images_per_shard": 100, "advanced": {}}
@@ -109,7 +109,7 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
     with serve(tmp_path) as site:
 
         def fingerprint(root: str) -> str:
-            data = {"images_uri": f"{site.address}/photos.tgz", "leave_out_uri": "", "advanced": {}}
+            data = {"images_uri": f"{site.address}/photos.tgz", "leave_out_uri": "", "labels": "one", "advanced": {}}
             return run_component.run(components.fingerprint_images, tmp_path / root, **data).output
 
         archive.write_bytes(b"one")
@@ -121,7 +121,12 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
 
 def test_rejects_an_address_without_a_file(site, tmp_path):
     ended = run_component.run(
-        components.fingerprint_images, tmp_path, images_uri=f"{site.address}/other.tgz", leave_out_uri="", advanced={}
+        components.fingerprint_images,
+        tmp_path,
+        images_uri=f"{site.address}/other.tgz",
+        leave_out_uri="",
+        labels="one",
+        advanced={},
     )
     assert run_component.error_line(ended) == (
         f"error: an address must name something that exists; got HTTP 404 at {site.address}/other.tgz. Check the spelling."

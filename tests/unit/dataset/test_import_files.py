@@ -179,6 +179,18 @@ COCO = {
     "annotations": [{"image_id": 10 + number, "category_id": number // 2} for number in range(len(IMAGES))],
     "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
 }
+
+
+def label_studio_task(name, label):
+    choices = {"type": "choices", "from_name": "animal", "to_name": "image", "value": {"choices": [label]}}
+    return {"id": 1, "data": {"image": name}, "annotations": [{"result": [choices], "was_cancelled": False}], "predictions": []}
+
+
+def uploaded(name):
+    """Returns the place that Label Studio's server gives an image, one way or the other."""
+    return f"/data/upload/1/0f9e8d7c-{name[4:]}" if name.startswith("cat") else f"/data/local-files/?d={name}"
+
+
 # First cell of the page's table: name and content of the import file, and labels and splits of `IMAGES`, or words of the error.
 CASES = {
     "`uri,label` and `uri,label,ml_use`": (
@@ -266,6 +278,12 @@ CASES = {
     ),
     "`.json`": ("a.json", json.dumps([{"image": name, "class": label} for name, label in ANIMALS.items()], indent=1), ANIMALS),
     "`.json` of COCO": ("a.json", json.dumps(COCO), ANIMALS),
+    "`.json` of Label Studio": ("a.json", json.dumps([label_studio_task(*pair) for pair in ANIMALS.items()]), ANIMALS),
+    "`/data/upload/1/0f9e8d7c-1.jpg`, `/data/local-files/?d=a/1.jpg` in it": (
+        "a.json",
+        json.dumps([label_studio_task(uploaded(name), label) for name, label in ANIMALS.items()]),
+        ANIMALS,
+    ),
     "`.lst` of MXNet": ("a.lst", table(lambda name, label: f"5\t{NUMBERED[name]}.000000\t{name}"), NUMBERED),
     "`.xlsx`, `.ods`, `.parquet`": ("a.xlsx", "PK\x03\x04", "got an Excel workbook ({uri}). Save it as CSV, in UTF-8."),
 }

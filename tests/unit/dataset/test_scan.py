@@ -197,7 +197,8 @@ def test_notes_report_copies_conflicting_labels_and_rare_classes():
     assert classification_notes(Catalog(rows)) == [
         "2 images are byte-for-byte copies of others; copies always go to the same split.",
         "The same image has the labels daisy and tulip: daisy/1.jpg, tulip/wrong.jpg. "
-        "It is excluded unless conflicting_labels of advanced is keep; delete the wrong copy.",
+        "It is excluded unless conflicting_labels of advanced is keep; delete the wrong copy, "
+        "or set labels to several if all are right.",
         "tulip has 18 images and daisy only 3: add images of daisy if you can.",
     ]
 

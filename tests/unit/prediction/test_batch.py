@@ -5,13 +5,14 @@ import os
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support import colour_model, exported_model, known_colours
+from support import colour_model, exported_model, known_colours, mixed_colours
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction import batch, client
-from kfp_vision.prediction.classifier import Classifier, Prediction
+from kfp_vision.prediction.classifier import Classifier, Prediction, choose_labels
 from kfp_vision.repository.version import Version
 from kfp_vision.storage import reading
 
@@ -293,3 +294,84 @@ def test_an_unreadable_file_is_reported_as_rejected(classifier, folder, tmp_path
 def test_rejects_a_server_that_is_not_an_http_address(url):
     with pytest.raises(InputError, match="a server must be given by its http"):
         client.ServingClient(url)
+
+
+@pytest.fixture(scope="module")
+def of_several(tmp_path_factory) -> Classifier:
+    return Classifier(mixed_colours.write_version(tmp_path_factory.mktemp("several") / "1"))
+
+
+def test_several_labels_are_those_over_their_thresholds_the_most_probable_first(of_several):
+    answers = of_several.classify([mixed_colours.picture(name) for name in mixed_colours.IMAGES])
+    for answer, (name, (_, expected)) in zip(answers, mixed_colours.IMAGES.items(), strict=True):
+        assert (answer.several, answer.labels) == (True, expected)
+        assert answer.scores == pytest.approx(mixed_colours.scores(name), abs=0.02)
+        assert answer.score == max(answer.probabilities)
+    words = {name: answer.in_words(".0%") for name, answer in zip(mixed_colours.IMAGES, answers, strict=True)}
+    assert words["violet"] == "blue 99%, red 95%"
+    assert words["black"].startswith("none of the labels (most probable: ") and words["black"].endswith(" 1%)")
+
+
+def test_a_model_of_one_label_gives_one(classifier):
+    (answer,) = classifier.classify([colour_model.picture("blue")])
+    assert (answer.several, answer.labels, answer.scores) == (False, ["blue"], [answer.score])
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "thresholds", "expected"),
+    [
+        ([0.2, 0.9, 0.5], [0.2, 0.5, 0.5], [1, 2, 0]),  # at the threshold is enough, also where float32 cannot hold it
+        ([0.1, 0.1, 0.1], [0.1, 0.0, 0.11], [0, 1]),  # ties in order of number
+        ([0.1, 0.9], [0.2, 1.0], []),
+        ([1.0], [1.0], [0]),
+    ],
+)
+def test_labels_are_chosen_by_their_thresholds(probabilities, thresholds, expected):
+    assert choose_labels(np.array(probabilities, np.float32), thresholds) == expected
+
+
+def test_the_table_joins_several_labels_and_counts_exact_matches(of_several, tmp_path, capsys):
+    root = mixed_colours.write_folder(tmp_path / "pictures")
+    (root / "red" / "broken.png").write_bytes(b"no image")
+    (root / "green|red").mkdir()
+    (root / "green|red" / "wrong.png").write_bytes(mixed_colours.picture("violet"))
+    (root / "red|blue").mkdir()  # the order in the name of a folder does not matter
+    (root / "red|blue" / "right.png").write_bytes(mixed_colours.picture("violet"))
+    (root / "sky").mkdir()
+    (root / "sky" / "none.png").write_bytes(mixed_colours.picture("black"))
+    options = {"thresholds": of_several.thresholds, "all_scores": True}
+    counts = batch.predict_images(of_several, of_several.labels, str(root), tmp_path / "out.csv", **options)
+    rows = {Path(row["path"]).stem: row for row in table(tmp_path / "out.csv")}
+    predicted = {name: "|".join(labels) for name, (_, labels) in mixed_colours.IMAGES.items()}
+    predicted |= {"broken": "", "wrong": "blue|red", "right": "blue|red", "none": ""}
+    assert {name: row["prediction"] for name, row in rows.items()} == predicted
+    assert [name for name, row in rows.items() if not row["score"]] == ["broken"]
+    for name in mixed_colours.IMAGES:
+        scores = [float(rows[name][f"score:{label}"]) for label in of_several.labels]
+        assert scores == pytest.approx(mixed_colours.probabilities(name), abs=0.02)
+        assert float(rows[name]["score"]) == max(scores)
+    # Black is at the top, in a folder that names no labels, and sky is none of them.
+    assert counts == {"pictures": 9, "unreadable": 1, "labelled": 7, "right": 5}
+    output = capsys.readouterr().out
+    assert "an image has the labels whose score is at least red 0.5000, green 0.5000, blue 0.9700" in output
+    assert "share with exactly their labels 0.7143 on the 7 in folders named after their labels" in output
+
+
+def test_joined_tables_of_several_labels_equal_one(of_several, tmp_path):
+    root = mixed_colours.write_folder(tmp_path / "pictures")
+    (root / "broken.png").write_bytes(b"no image")
+    given, options = (of_several, of_several.labels, str(root)), {"thresholds": of_several.thresholds}
+    whole = batch.predict_images(*given, tmp_path / "whole.csv", **options)
+    parts = [tmp_path / f"{number}.csv" for number in range(3)]
+    for number, part in enumerate(parts):
+        batch.predict_images(*given, part, partition=number, partitions=3, **options)
+    assert batch.join_predictions(parts, of_several.labels, tmp_path / "joined.csv", str(root), several=True) == whole
+    assert (tmp_path / "joined.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_the_answer_of_a_saved_model_alone_has_labels_but_no_scores():
+    answer = {"classes": "blue", "class_idx": 2, "probabilities": [0.9, 0.1, 0.95], "labels": ["blue", "red", ""]}
+    prediction = client._parse_prediction(answer)
+    assert (prediction.several, prediction.labels, prediction.scores) == (True, ["blue", "red"], [])
+    assert prediction.in_words() == "blue, red"
+    assert client._parse_prediction(answer | {"labels": ["", "", ""]}).labels == []

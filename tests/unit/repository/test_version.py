@@ -1,5 +1,6 @@
 """Versions of a model repository: their order, metadata, fingerprint and retrieval."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,17 @@ def test_versions_are_sorted_numerically_and_other_names_are_ignored(tmp_path):
 def test_a_version_has_the_number_name_and_labels(tmp_path):
     created = version(tmp_path / "7")
     assert (created.number, created.name, created.labels) == (7, "flowers", ["daisy", "tulip"])
+
+
+def test_a_version_of_several_labels_has_a_threshold_for_each(tmp_path):
+    file = version(tmp_path / "1").folder / "assets.extra" / "model.json"
+    about = json.loads(file.read_text())
+    assert (Version(tmp_path / "1").several, Version(tmp_path / "1").thresholds) == (False, [])
+    file.write_text(json.dumps({**about, "labels_per_image": "several", "thresholds": [0.25, 0.5]}))
+    assert (Version(tmp_path / "1").several, Version(tmp_path / "1").thresholds) == (True, [0.25, 0.5])
+    file.write_text(json.dumps({**about, "labels_per_image": "several", "thresholds": [0.25]}))
+    with pytest.raises(InputError, match="without a threshold for each label"):
+        _ = Version(tmp_path / "1").several
 
 
 @pytest.mark.parametrize("metadata", [None, b"", b"{", b"[]", b'{"model_name": "flowers"}', b"\xff"])

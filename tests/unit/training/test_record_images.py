@@ -66,7 +66,7 @@ def test_a_window_has_the_pixels_of_tensorflow(numbered, kind, monkeypatch):
             height, width = (chance.randrange(1, side + 1) for side in sides)
             top, left = chance.randrange(sides[0] - height + 1), chance.randrange(sides[1] - width + 1)
             content = odd_images.encode(flower(*sides[::-1]).convert(mode), image_format, **options)
-            images.crop(RecordImage(0, sides, content), Window(top, left, height, width), out)
+            images.crop(RecordImage((0,), sides, content), Window(top, left, height, width), out)
             assert np.abs(out - crop_with_tensorflow(content, (top, left), (height, width), sides[1])).max() <= FLOATS
 
 
@@ -86,10 +86,10 @@ def test_a_jpeg_of_which_libjpeg_warns_is_decoded_by_tensorflow(numbered):
     whole = Window(0, 0, 30, 40)
     plain, odd = (np.empty((SIZE, SIZE, 3), np.float32) for _ in range(2))
     with RecordImages(RandomAccessRecords(numbered), SIZE) as images:
-        images.crop(RecordImage(0, (30, 40), content), whole, plain)
-        images.crop(RecordImage(0, (30, 40), warned), whole, odd)
+        images.crop(RecordImage((0,), (30, 40), content), whole, plain)
+        images.crop(RecordImage((0,), (30, 40), warned), whole, odd)
         with pytest.raises(tf.errors.InvalidArgumentError):
-            images.crop(RecordImage(0, (30, 40), content[:100]), whole, odd)
+            images.crop(RecordImage((0,), (30, 40), content[:100]), whole, odd)
     assert np.array_equal(odd, plain)
 
 
@@ -97,10 +97,10 @@ def test_an_image_larger_than_the_scratch_memory_is_decoded(numbered, monkeypatc
     content = odd_images.encode(flower(40, 30), "JPEG")
     expected, out = (np.empty((SIZE, SIZE, 3), np.float32) for _ in range(2))
     with RecordImages(RandomAccessRecords(numbered), SIZE) as images:
-        images.crop(RecordImage(0, (30, 40), content), Window(0, 0, 30, 40), expected)
+        images.crop(RecordImage((0,), (30, 40), content), Window(0, 0, 30, 40), expected)
     monkeypatch.setattr(record_images, "SCRATCH_BYTES", 3 * 30 * 40 - 1)
     with RecordImages(RandomAccessRecords(numbered), SIZE) as images:
-        images.crop(RecordImage(0, (30, 40), content), Window(0, 0, 30, 40), out)
+        images.crop(RecordImage((0,), (30, 40), content), Window(0, 0, 30, 40), out)
     assert np.array_equal(out, expected)
 
 
@@ -117,7 +117,7 @@ def test_images_on_a_slow_disk_are_read_many_at_once(numbered, monkeypatch):
 
     monkeypatch.setattr(RandomAccessRecords, "read", read)
     with RecordImages(RandomAccessRecords(numbered), SIZE) as images:
-        assert [image.label for image in images.read(range(44, 27, -1))] == list(range(44, 27, -1))
+        assert [image.numbers for image in images.read(range(44, 27, -1))] == [(number,) for number in range(44, 27, -1)]
 
 
 def test_images_on_a_fast_disk_are_read_by_the_caller(numbered, monkeypatch):
@@ -128,7 +128,7 @@ def test_images_on_a_fast_disk_are_read_by_the_caller(numbered, monkeypatch):
         RandomAccessRecords, "read", lambda self, number: readers.add(threading.get_ident()) or plain(self, number)
     )
     with RecordImages(RandomAccessRecords(numbered), SIZE) as images:
-        assert [image.label for image in images.read(range(16))] == list(range(16))
+        assert [image.numbers for image in images.read(range(16))] == [(number,) for number in range(16)]
     assert readers == {threading.get_ident()}
 
 
@@ -142,7 +142,9 @@ def test_the_cache_holds_as_many_decoded_images_as_fit(numbered, monkeypatch):
             first = images.read(range(IMAGES))
             read.clear()
             again = images.read(range(IMAGES))
-        assert [image.label for image in first] == [image.label for image in again] == list(range(IMAGES))
+        assert (
+            [image.numbers for image in first] == [image.numbers for image in again] == [(number,) for number in range(IMAGES)]
+        )
         in_memory = set(range(IMAGES)) - set(read)
         assert in_memory == {number for number, image in enumerate(again) if image.pixels is not None}
         assert all(again[number].pixels.shape == (90 - number, 60 + number, 3) for number in in_memory)

@@ -32,6 +32,7 @@ from kfp_vision.repository.version import exported_version
 from kfp_vision.training import input_pipeline, monitoring, trainer
 from kfp_vision.training.augmentation import Augmentation
 from kfp_vision.training.features import compute_features, training_batches
+from kfp_vision.training.objectives import OneLabel
 from kfp_vision.training.train import _balanced_weights
 
 
@@ -311,7 +312,8 @@ def test_class_weights_scale_the_gradient_of_each_image():
 
 def test_balanced_class_weights_are_inverse_to_class_sizes(tmp_path):
     folders = shade_records.write(tmp_path, dark=0.25)
-    np.testing.assert_allclose(_balanced_weights(folders / "train", 3), [2.0, 2 / 3, 0.0])
+    np.testing.assert_allclose(_balanced_weights(folders / "train", OneLabel()), [2.0, 2 / 3])
+    np.testing.assert_allclose(OneLabel().class_weights(np.array([8, 24, 0]), 32), [2.0, 2 / 3, 0.0])
 
 
 def test_label_smoothing_equals_training_on_soft_labels():

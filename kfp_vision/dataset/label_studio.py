@@ -1,0 +1,82 @@
+"""Reads the tasks in Label Studio's JSON exports, whose images were given choices by people.
+
+Source: https://labelstud.io/guide/export#Label-Studio-JSON-format-of-annotated-tasks, as of Label Studio 1.13.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from kfp_vision.dataset.import_lines import IMAGE_COLUMNS, has_image_ending, plain_name
+from kfp_vision.dataset.invalid_lines import InvalidLine
+
+CHOICES = "choices"  # type of a result, and key of its values
+IMAGE_KEYS = {name for row in IMAGE_COLUMNS for name in row}
+UPLOADS, LOCAL_FILES = "/data/upload/", "/data/local-files/"  # paths on its server
+UPLOAD_PREFIX = re.compile(r"(?<![^/])[0-9a-f]{8}-(?=[^/]+$)")  # which it puts before the name of a file that is uploaded
+
+
+def is_task(item: dict[str, Any]) -> bool:
+    """Returns whether an item is a task of an export in the format JSON.
+
+    Args:
+        item: of the file.
+    """
+    return isinstance(item.get("data"), dict) and isinstance(item.get("annotations"), list)
+
+
+def read_task(item: dict[str, Any]) -> tuple[str, list[str] | None]:
+    """Reads the image of a task, and the choices of one annotation.
+
+    That is the one marked as ground truth, else the one that was changed last; those that were cancelled do not count.
+
+    Args:
+        item: of the file.
+
+    Returns:
+        Name of the image, and its choices, over all questions; None if nobody has annotated it.
+
+    Raises:
+        InvalidLine: the task has no image, or its annotation cannot be read.
+    """
+    submitted = [one for one in item["annotations"] if isinstance(one, dict) and not one.get("was_cancelled")]
+    if not submitted:
+        return _image(item["data"]), None
+    chosen = max(
+        submitted, key=lambda one: (bool(one.get("ground_truth")), str(one.get("updated_at") or one.get("created_at")))
+    )
+    try:
+        results = [one for one in chosen.get("result", []) if one["type"] == CHOICES]
+        return _image(item["data"]), [str(choice) for one in results for choice in one["value"][CHOICES]]
+    except (TypeError, KeyError) as fault:
+        raise InvalidLine(f"an annotation of Label Studio that lacks {fault}") from None
+
+
+def _rank(annotation: dict[str, Any]) -> tuple[bool, str]:
+    return bool(annotation.get("ground_truth")), str(annotation.get("updated_at") or annotation.get("created_at"))
+
+
+def plain_path(name: str) -> str:
+    """Returns the path of an image without what Label Studio's server adds to it.
+
+    Args:
+        name: such as `/data/upload/1/0f9e8d7c-rose.jpg` or `/data/local-files/?d=photos/rose.jpg`.
+
+    Returns:
+        Such as `0f9e8d7c-rose.jpg` or `photos/rose.jpg`; any other name, and that of a file that is there, as it is.
+    """
+    if name.startswith(LOCAL_FILES):
+        return parse_qs(urlsplit(name).query).get("d", [name])[0]
+    return name.rpartition("/")[2] if name.startswith(UPLOADS) and not Path(name).exists() else name
+
+
+def _image(data: dict[str, Any]) -> str:
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    named = [value for key, value in texts.items() if plain_name(key) in IMAGE_KEYS]
+    found = [value for value in named or texts.values() if has_image_ending(value)] or named
+    if len(set(found)) != 1:
+        raise InvalidLine(f"{len(set(found)) or 'no'} images in the data of a task")
+    address = urlsplit(found[0])
+    is_uploaded = address.scheme in ("http", "https") and address.path.startswith(UPLOADS)  # which only its users may read
+    return plain_path(address.path if is_uploaded else found[0])

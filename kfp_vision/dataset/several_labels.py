@@ -1,0 +1,81 @@
+"""What is particular to data whose images have any number of labels: one row an image, and what to tell about the sets."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+
+from kfp_vision.core.errors import InputError
+from kfp_vision.dataset.table import (
+    MAX_NAMED,
+    SHOWN_SEPARATOR,
+    Catalog,
+    ImageRow,
+    join_labels,
+    last_split,
+    some,
+)
+from kfp_vision.reports.formatting import plural
+
+SHOWN_PAIRS = 5
+
+
+def merge_copies(found: Catalog) -> None:
+    """Gives each image one row, with the labels of all its copies, and checks the names of the labels.
+
+    So an image that lies in the folders of several classes has the labels of all. Of the splits of copies, the last is kept.
+
+    Args:
+        found: the catalog; changed in place.
+
+    Raises:
+        InputError: a label holds `|`, which separates labels wherever people read them.
+    """
+    wrong = [label for label in found.classes if SHOWN_SEPARATOR in label]
+    if wrong:
+        rule = f"with labels=several, a label must not hold {SHOWN_SEPARATOR}, which separates labels in tables"
+        remedy = 'Rename it; if it is a list of labels, set advanced to {"label_separator": "|"}.'
+        raise InputError(rule, some(wrong), remedy)
+    copies_of: dict[str, list[ImageRow]] = {}
+    for row in found.rows:
+        copies_of.setdefault(row.content_id, []).append(row)
+    copies = len(found.rows) - len(copies_of)
+    if not copies:
+        return
+    different = sum(len({row.label for row in rows}) > 1 for rows in copies_of.values())
+    found.rows = [_merge(rows) for rows in copies_of.values()]
+    told = f"; {plural(different, 'image has', 'images have')} the labels of several copies" if different else ""
+    found.notes.append(
+        f"{plural(copies, 'image is a byte-for-byte copy', 'images are byte-for-byte copies')} of others, "
+        f"and not used a second time{told}."
+    )
+
+
+def _merge(rows: list[ImageRow]) -> ImageRow:
+    if len(rows) == 1:
+        return rows[0]
+    label = join_labels(label for row in rows for label in row.labels)
+    return replace(rows[0], label=label, split=last_split(row.split for row in rows))
+
+
+def set_notes(found: Catalog) -> list[str]:
+    """Describes the sets of labels: how many labels images have, and which are most often together.
+
+    Args:
+        found: the catalog of the data.
+
+    Returns:
+        One sentence per finding.
+    """
+    sizes = Counter(len(row.labels) for row in found.rows)
+    counts = [f"{count} on {plural(sizes[count], 'image', 'images')}" for count in sorted(sizes) if count]
+    sentences = [f"Labels on an image: {', '.join(counts[:MAX_NAMED])}." if counts else "No image has a label."]
+    if sizes[0]:
+        sentences.append(f"{plural(sizes[0], 'image has', 'images have')} none of the labels: a negative example for all.")
+    pairs = Counter(pair for row in found.rows for pair in combinations(row.labels, 2))
+    if pairs:
+        most = sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:SHOWN_PAIRS]
+        named = ", ".join(f"{' and '.join(pair)} ({pairs[pair]})" for pair in most)
+        sentences.append(f"Labels most often together: {named}.")
+    if sizes.keys() == {1}:
+        sentences.append("Every image has exactly one label: is labels=several what you want?")
+    return sentences

@@ -1,0 +1,175 @@
+"""Data of several labels from the table to the split: one row an image, sets described, rare labels, the sample."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support import several_labels as drawn
+
+from kfp_vision.core.advanced import Advanced
+from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import ingest, label_map, scan
+from kfp_vision.dataset.several_labels import merge_copies, set_notes
+from kfp_vision.dataset.split import split_images
+from kfp_vision.dataset.table import Catalog, ImageRow, read_table, read_unused, write_table
+from kfp_vision.storage import several_sample
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """Makes class folders, where one image is in two of them, and three in each alone."""
+    for label in ("blue", "red"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "photos" / label / f"{number}.jpg").write_bytes(drawn.draw((label,), number))
+        (tmp_path / "photos" / label / "both.jpg").write_bytes(drawn.draw(("blue", "red"), 9))
+    return tmp_path / "photos"
+
+
+def ingested(uri, folder: Path, **how) -> Catalog:
+    outputs = {"table": folder / "images.csv", "page": folder / "page.html"}
+    return ingest.ingest_images(str(uri), check_images=True, splits=2, labels="several", **outputs, **how)
+
+
+def test_an_image_in_the_folders_of_two_classes_has_both_labels(folders, tmp_path, capsys):
+    found = ingested(folders, tmp_path)
+    assert {row.name: row.labels for row in found.rows if "both" in row.name} == {"blue/both.jpg": ["blue", "red"]}
+    assert found.classes == {"blue": 4, "red": 4} and len(found.rows) == 7
+    printed = capsys.readouterr().out
+    assert (
+        "1 image is a byte-for-byte copy of others, and not used a second time; 1 image has the labels of several copies."
+        in printed
+    )
+    assert "Labels on an image: 1 on 6 images, 2 on 1 image." in printed
+    assert "Labels most often together: blue and red (1)." in printed
+    assert [row.label for row in read_table(tmp_path / "images.csv") if "both" in row.name] == ["blue\tred"]
+
+
+def test_an_excluded_copy_gives_no_label(folders, tmp_path):
+    (tmp_path / "out.csv").write_text("path\nred/both.jpg\n")
+    found = ingested(folders, tmp_path, leave_out_uri=str(tmp_path / "out.csv"))
+    assert {row.name: row.labels for row in found.rows if "both" in row.name} == {"blue/both.jpg": ["blue"]}
+
+
+def test_with_one_label_the_note_on_such_an_image_names_several(folders, tmp_path, capsys):
+    outputs = {"table": tmp_path / "images.csv", "page": tmp_path / "page.html"}
+    ingest.ingest_images(str(folders), check_images=True, splits=2, **outputs)
+    assert "or set labels to several if all are right." in capsys.readouterr().out
+
+
+def test_lines_and_copies_of_an_image_add_their_labels_and_the_last_split_counts(tmp_path):
+    for name, seed in (("1", 1), ("2", 1), ("3", 3), ("4", 4)):
+        (tmp_path / f"{name}.jpg").write_bytes(drawn.draw(("red",), seed))
+    lines = ["1.jpg,red,training", "1.jpg,blue,training", "2.jpg,green,test", "3.jpg,[],training", "4.jpg,red|blue,"]
+    (tmp_path / "a.csv").write_text("uri,label,split\n" + "\n".join(lines) + "\n")
+    found = ingest.ingest_images(
+        str(tmp_path / "a.csv"),
+        check_images=False,
+        splits=2,
+        labels="several",
+        table=tmp_path / "t.csv",
+        page=tmp_path / "p.html",
+    )
+    assert [(row.name, row.labels, row.split) for row in found.rows] == [
+        ("1.jpg", ["blue", "green", "red"], "test"),
+        ("3.jpg", [], "train"),
+        ("4.jpg", ["blue", "red"], ""),
+    ]
+    assert "1 image has none of the labels: a negative example for all." in set_notes(found)
+
+
+def test_a_label_that_holds_the_separator_of_tables_is_rejected():
+    found = Catalog([ImageRow("", "daisy|rose", 1, "a", "a"), ImageRow("", "tulip", 1, "b", "b")])
+    with pytest.raises(InputError, match=r"a label must not hold \|.*; got daisy\|rose. Rename it"):
+        merge_copies(found)
+
+
+def test_of_a_rare_label_only_that_label_is_left_out(tmp_path):
+    table = drawn.write_folder(tmp_path / "photos", 40)
+    lines = table.read_text().splitlines()
+    lines[2] = lines[2].replace("blue", "blue|teal")  # 0001.jpg
+    lines[4] = lines[4].replace("red", "pink")  # 0003.jpg
+    table.write_text("\n".join(lines) + "\n")
+    found = ingested(table, tmp_path, advanced=Advanced.parse({"min_images_per_class": 3}))
+    assert {row.name: row.labels for row in found.rows if row.name in ("0001.jpg", "0003.jpg")} == {"0001.jpg": ["blue"]}
+    found = ingested(table, tmp_path, advanced=Advanced.parse({"min_images_per_class": 3, "rare_classes": "train"}))
+    assert {row.name: (row.labels, row.split) for row in found.rows if row.name in ("0001.jpg", "0003.jpg")} == {
+        "0001.jpg": (["blue", "teal"], "train"),
+        "0003.jpg": (["pink"], "train"),
+    }
+
+
+def test_the_sample_of_several_labels_is_read_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr(several_sample, "IMAGES", 12)
+    found = scan.scan_images("sample?labels=several", labels="several")
+    assert {row.name: row.labels for row in found.rows} == {
+        name: several_sample.labels_of(name) for name in several_sample.image_names()
+    }
+    assert scan.scan_images("sample", labels="several").fingerprint == found.fingerprint
+    assert scan.fingerprint_images("sample", "", "several") == scan.fingerprint_images("sample?labels=several", "", "several")
+    assert scan.fingerprint_images("sample") != scan.fingerprint_images("sample", "", "several")
+    with pytest.raises(InputError, match=r"sample\?labels=several must be read with labels=several; got labels=one"):
+        scan.scan_images("sample?labels=several")
+
+
+@pytest.mark.parametrize("kind", ["csv", "coco", "label_studio"])
+def test_the_same_images_give_the_same_data_from_every_format(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(several_sample, "IMAGES", 12)
+    several_sample.write_images(tmp_path / "photos")
+    table = tmp_path / "photos" / "labels.csv"
+    labels_of = {row["uri"]: row["label"].split("|") for row in csv.DictReader(table.read_text().splitlines())}
+    names = sorted({label for labels in labels_of.values() for label in labels})
+    if kind == "coco":
+        images = [{"id": number, "file_name": name} for number, name in enumerate(labels_of)]
+        marks = [
+            {"image_id": number, "category_id": names.index(one)}
+            for number, held in enumerate(labels_of.values())
+            for one in held
+        ]
+        content = {
+            "images": images,
+            "annotations": marks,
+            "categories": [{"id": at, "name": one} for at, one in enumerate(names)],
+        }
+        table = tmp_path / "photos" / "coco.json"
+        table.write_text(json.dumps(content))
+    if kind == "label_studio":
+        content = [
+            {
+                "data": {"image": f"/data/upload/1/0f9e8d7c-{name}"},
+                "annotations": [{"result": [{"type": "choices", "value": {"choices": held}}]}],
+            }
+            for name, held in labels_of.items()
+        ]
+        table = tmp_path / "photos" / "export.json"
+        table.write_text(json.dumps(content))
+    assert (
+        scan.scan_images(str(table), labels="several").fingerprint == scan.scan_images("sample", labels="several").fingerprint
+    )
+
+
+def test_the_split_writes_the_label_map_and_the_labels_of_images_it_leaves_out(tmp_path):
+    rows = [ImageRow("", "", 1, f"{number:032x}", f"{number}", "") for number in range(20)]
+    rows += [ImageRow("", "blue\tred", 1, f"{number + 100:032x}", f"{number + 100}", "") for number in range(20)]
+    rows += [ImageRow("train", "blue\tred", 1, "a", "1", "train"), ImageRow("test", "blue\tred", 1, "a", "2", "test")]
+    write_table(tmp_path / "images.csv", rows)
+    tables = {name: tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
+    outputs = {"label_map": tmp_path / "labels", "left_out": tmp_path / "left_out.csv"}
+    counts = split_images(tmp_path / "images.csv", validation_ratio=0.2, test_ratio=0.1, labels="several", **tables, **outputs)
+    assert counts == {"train": 28, "validation": 8, "test": 5, "left_out": 1}
+    assert label_map.read_labels(tmp_path / "labels") == ["blue", "red"]
+    assert label_map.has_several_labels(tmp_path / "labels")
+    assert read_unused(tmp_path / "left_out.csv") == [("train", "blue|red", "same image in the test split")]
+
+
+def test_a_label_only_in_a_predefined_test_split_is_rejected(tmp_path):
+    rows = [ImageRow("", "blue", 1, f"{number:032x}", f"{number}") for number in range(20)]
+    rows += [ImageRow("", "blue\tred", 1, "a", "a", "test")]
+    write_table(tmp_path / "images.csv", rows)
+    tables = {name: tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
+    outputs = {"label_map": tmp_path / "labels", "left_out": tmp_path / "left_out.csv"}
+    with pytest.raises(InputError, match="every class must keep an image to train on; got none of red"):
+        split_images(tmp_path / "images.csv", validation_ratio=0.2, test_ratio=0.1, labels="several", **tables, **outputs)
+    shutil.rmtree(tmp_path)
