@@ -6,6 +6,7 @@ from kfp_vision.components.container_images import CPU_IMAGE
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def check_search(
     images_uri: str,
+    labels: str,
     model_uri: str,
     network: str,
     checkpoint_uri: str,

@@ -11,16 +11,18 @@ def compare_trials(
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Finds the trial with the best validation accuracy.
+    """Finds the trial with the best validation accuracy, or where images have several labels, mean average precision.
 
     Args:
         models: models from train_trial.
 
     Returns:
         model: Model folder of the best trial.
-        trials: Table of all trials: number, hyperparameters, accuracy, loss, seconds, and the reason if one failed.
+        trials: Table of all trials: number, hyperparameters, accuracy or mean average precision, loss, seconds, and the reason
+            if one failed.
         page: The same as a report, with a parallel-coordinates chart of the trials.
-        metrics: Number of trials, number of failed ones, and the best trial's number and accuracy.
+        metrics: Number of trials, number of failed ones, and the best trial's number and accuracy or mean
+            average precision.
     """
     from pathlib import Path
 

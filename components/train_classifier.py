@@ -65,7 +65,8 @@ def train_classifier(
 
     Returns:
         model: Folder with classifier.keras, labels.txt, and the SavedModel in serving/1.
-        metrics: Final loss, accuracy and images per second; its file holds them as JSON.
+        metrics: Final loss, accuracy (of several labels, micro F1 and mean average precision) and images per second; its file
+            holds them as JSON.
         curves: Report with the learning curves.
         events: Folder for TensorBoard.
     """

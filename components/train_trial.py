@@ -54,7 +54,7 @@ def train_trial(
 
     Returns:
         model: Model folder with trial.json, the hyperparameters and results; a failed trial has trial.json only.
-        metrics: Validation accuracy and loss.
+        metrics: Validation accuracy and loss; of several labels, mean average precision and loss.
         curves: Report with the learning curves.
     """
     fields = dict(locals())
@@ -71,5 +71,5 @@ def train_trial(
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     result = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path))
     model.metadata.update({name: str(value) for name, value in values.items()})
-    metrics.metadata.update({name: result[name] for name in ("accuracy", "loss") if result[name] is not None})
+    metrics.metadata.update({name: result[name] for name in (*sweep.FIGURES, "loss") if result.get(name) is not None})
     atomic.write_json(Path(metrics.path), result)

@@ -19,10 +19,11 @@ from kfp_vision.pipelines.preparation import fingerprinted
 from kfp_vision.preflight import rules
 
 
-@with_choices({"network": rules.TRIAL_CHOICES["network"]})
+@with_choices(rules.SEARCH_CHOICES)
 @dsl.pipeline(name="image-search", pipeline_config=RUN)
 def image_search(
     images_uri: str = FLOWERS,
+    labels: str = "one",
     model_uri: str = "",
     network: str = "inception_v1",
     checkpoint_uri: str = NETWORKS["inception_v1"].imagenet,
@@ -40,6 +41,7 @@ def image_search(
 
     Args:
         images_uri: images to index: a folder, archive of one (also over HTTP), import file, or sample.
+        labels: one, or several for images with any number of labels.
         model_uri: model that computes the embeddings: a run's model folder or a model repository; empty to use network.
         network: such as inception_v1, efficientnet_lite0 or resnet50; used if model_uri is empty.
         checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz, .pth or .keras file, or imagenet.
@@ -59,7 +61,7 @@ def image_search(
         fingerprint = fingerprinted(fields, after=checked)
         fetched = fetch_embedder(model_uri=model_uri, network=network, checkpoint_uri=checkpoint_uri).after(checked)
         model = fetched.outputs["model"]
-        listed = list_images(fingerprint=fingerprint, images_uri=images_uri, partitions=partitions)
+        listed = list_images(fingerprint=fingerprint, images_uri=images_uri, labels=labels, partitions=partitions)
         with named(dsl.ParallelFor(listed.outputs["Output"], name="partitions")) as partition:
             inputs = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
             part = index_images(model=model, images=listed.outputs["images"], **inputs)

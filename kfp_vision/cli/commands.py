@@ -344,7 +344,10 @@ def _show_predictions(result: Mapping[str, Any]) -> None:
 
 
 def _show_model(result: Mapping[str, Any]) -> None:
-    print(f"\naccuracy  {result['accuracy']:.4f} on held-out images")
+    if "accuracy" in result:
+        print(f"\naccuracy  {result['accuracy']:.4f} on held-out images")
+    else:
+        print(f"\nmAP       {result['mean_average_precision']:.4f} on held-out images (mean average precision)")
     print(f"model     {result['model_dir']}")
     if trials := result.get("trials"):
         print(f"trials    {trials}")

@@ -19,8 +19,9 @@ def collect_results(run_dir: Path) -> dict[str, Any]:
         for predictions: predictions (a table), pictures, unreadable, and accuracy if folder names give the labels;
         for an index: index (its folder), pictures and refused, and if those stages ran nearest (a table), findings (a table),
             audit (a report) and deployed (the output of `deploy_index`);
-        for a training: model_dir, accuracy, accepted, reasons, and if those stages ran trials (a table), endpoint and answer
-            (the outputs of `deploy_model` and `call_endpoint`), exports (a folder) and predictions.
+        for a training: model_dir, accuracy (of several labels mean_average_precision), accepted, reasons, and if those stages
+            ran trials (a table), endpoint and answer (the outputs of `deploy_model` and `call_endpoint`), exports (a folder)
+            and predictions.
     """
     for stage, collector in COLLECTORS.items():
         if list(run_dir.glob(f"*/{stage}")):
@@ -65,7 +66,7 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
         "run_dir": str(run_dir),
         "model_dir": str(run_dir / "model"),
         "report": str(run_dir / "report.html"),
-        "accuracy": figures["accuracy"],
+        **{name: figures[name] for name in ("accuracy", "mean_average_precision") if name in figures},
         **figures["verdict"],
     }
     for output, name in (("trials", "trials.csv"), ("page", "trials.html")):

@@ -165,14 +165,15 @@ class Advanced:
         batch_norm_decay: decay of batch norm's moving statistics; lowered by itself for short trainings.
         depth_multiplier: narrows `inception_v1`, `googlenet`, EfficientNet-Lite, and the MobileNets, where it is the `alpha`.
         dropout_keep_prob: share of the features that dropout keeps; 0 for the network's own.
-        label_smoothing: share of each label that is spread over all classes.
+        label_smoothing: share of each label that is spread over all classes; where images have several, towards one half.
         precision: compute type: `bfloat16`, `float32`, or `auto` for what suits the hardware.
         layers_to_freeze: prefixes of layer names, such as `Conv2d,Mixed_3`, whose layers are not trained.
         freeze_batch_norm: keep the statistics, scales and shifts of batch norm as the checkpoint has them.
         head_steps: steps of the classification head alone before all layers train, on embeddings computed once, at ten times
             the learning rate; 0 for none.
         moving_average_decay: decay of the moving average of the weights that is exported, such as 0.999; 0 for none.
-        class_weights: `balanced` gives all classes the same total weight in the loss.
+        class_weights: `balanced` gives all classes the same total weight in the loss; where images have several labels, the
+            images with a label and those without it.
         validate_every_steps: steps between two validations; 0 for five validations per training.
         early_stopping_patience: validations without improvement after which training stops; 0 for never.
         export: weights to export: `best` on validation, or `last`; the others are beside them, as `last.keras` or `best.keras`.
@@ -182,7 +183,8 @@ class Advanced:
         deterministic: make results reproducible bit by bit, at some cost in speed.
         xla: compile with XLA: `on`, `off`, or `auto`, which is on with one GPU.
         cache_pictures: keep decoded images in a quarter of the memory, as many as fit; else decode them each time.
-        min_crop_area: smallest share of an image that a random crop keeps.
+        min_crop_area: smallest share of an image that a random crop keeps; where images have several labels, 0.8 in place of the
+            default, since a smaller crop would leave labels out.
         min_aspect_ratio: smallest ratio of width to height of a crop.
         max_aspect_ratio: largest ratio of width to height of a crop.
         max_brightness_delta: largest brightness shift, as a share of white.
@@ -224,7 +226,8 @@ class Advanced:
         runtime_version: version of TensorFlow Serving for `service_runtime=tensorflow`; empty to leave it.
         canary_percent: percentage of the requests that go to the new version; the others go to the one before.
         check_nodes: check that a node of the cluster can run the training; false for autoscalers that add nodes on request.
-        beat_largest_class: reject a model that is no better than always predicting the largest class.
+        beat_largest_class: reject a model that is no better than always predicting the largest class, or of several labels,
+            than chance.
         compare_with_deployed: reject a model that is worse than the deployed one. Set it to false once if the deployed model
             was trained on the held-out images, after another `validation_ratio` for example.
         profile_steps: steps of which TensorBoard shows a profile; 0 for none.

@@ -1,7 +1,7 @@
 """Evaluates an exported model on held-out images, and decides whether it may be deployed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,28 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines.choice import choose_serving_engine
 from kfp_vision.engines.engine import OPENVINO, OPENVINO_FLOAT32
-from kfp_vision.evaluation import gate, scoring
+from kfp_vision.evaluation import gate, multilabel_metrics, scoring
 from kfp_vision.evaluation.left_out import leave_classes_out
 from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, calibration, classification_metrics
+from kfp_vision.evaluation.multilabel_metrics import MultilabelMetrics, MultilabelPredictions
 from kfp_vision.evaluation.temperature import undo_temperature
 from kfp_vision.prediction import explanation, overlay
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import example
-from kfp_vision.records.records_folder import RandomAccessRecords, choose_evaluation_records, verify_records
+from kfp_vision.records.records_folder import RandomAccessRecords, RecordsInfo, choose_evaluation_records, verify_records
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import HISTORY_FILE, Version, exported_version
 from kfp_vision.storage import atomic, reading, uris
 
+AnyPredictions = Predictions | MultilabelPredictions
+FALSE, MISSED = "false", "missed"  # kinds of wrong labels
 MAX_MISTAKES = 24
 MAX_PAIRS, MAX_MISTAKES_PER_PAIR = 4, 6
 MAX_LEFT_OUT_IMAGES = 2000  # on which it is measured how well unknown images are told
 MAX_SAMPLED_PREDICTIONS = 8  # check_serving compares the served model with them
-HEADLINE_METRICS = (  # shown in the Kubeflow UI
+# Shown in the Kubeflow UI, of images with one label and with several.
+HEADLINE_METRICS = (
     "accuracy",
     "top_5_accuracy",
     "macro_precision",
@@ -41,6 +45,17 @@ HEADLINE_METRICS = (  # shown in the Kubeflow UI
     "weighted_precision",
     "weighted_recall",
     "weighted_f1",
+    "images",
+)
+MULTILABEL_HEADLINE_METRICS = (
+    "mean_average_precision",
+    "micro_precision",
+    "micro_recall",
+    "micro_f1",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "exact_match_ratio",
     "images",
 )
 
@@ -60,14 +75,15 @@ class Evaluation:
         unknown: how well the model tells images of a class that is left out, see `left_out`; None if it does not tell.
         deployed: comparison with the deployed model, see `gate.compare_with_deployed`; None without one.
         verdict: whether the model is accepted.
-        test_picture: uri, prediction and score of the test image; None without one.
+        test_picture: uri, prediction and score of the test image, of several labels prediction, labels and score; None without
+            one.
     """
 
     model_name: str
     model_fingerprint: str
     network: str
     split: str
-    metrics: ClassificationMetrics
+    metrics: ClassificationMetrics | MultilabelMetrics
     before_temperature: dict[str, Any] | None
     unknown: dict[str, Any] | None
     deployed: dict[str, Any] | None
@@ -80,6 +96,34 @@ class Evaluation:
         scores = {"before_temperature": self.before_temperature, "unknown": self.unknown}
         decision = {"deployed": self.deployed, "verdict": asdict(self.verdict), "test_picture": self.test_picture}
         return model | self.metrics.as_dict() | scores | decision
+
+    @property
+    def headline(self) -> dict[str, float]:
+        """The figures that the Kubeflow UI shows, by name."""
+        several = isinstance(self.metrics, MultilabelMetrics)
+        return {name: getattr(self.metrics, name) for name in (MULTILABEL_HEADLINE_METRICS if several else HEADLINE_METRICS)}
+
+    def draw(self, log_confusion_matrix: Callable[..., None], log_roc_curve: Callable[..., None]) -> dict[str, Any]:
+        """Draws what the Kubeflow UI can draw of the metrics.
+
+        Of several labels there is no confusion matrix: an image that lacks one label and has another too many would be a
+        confusion of the two only if nothing else were on it. Without a matrix, the UI shows the ROC curve alone (its
+        `ConfusionMatrixSection` returns nothing).
+
+        Args:
+            log_confusion_matrix: takes class names and counts, as KFP's `ClassificationMetrics` has it.
+            log_roc_curve: takes false positive rates, true positive rates and thresholds, as KFP's has it.
+
+        Returns:
+            What was drawn: labels, confusion_matrix if there is one, and roc.
+        """
+        drawn: dict[str, Any] = {"labels": self.metrics.labels}
+        if isinstance(self.metrics, ClassificationMetrics):
+            log_confusion_matrix(self.metrics.labels, self.metrics.confusion_matrix)
+            drawn["confusion_matrix"] = self.metrics.confusion_matrix
+        roc = self.metrics.roc
+        log_roc_curve(roc["false_positive_rate"], roc["true_positive_rate"], roc["thresholds"])
+        return drawn | {"roc": roc}
 
 
 def evaluate_classifier(
@@ -120,9 +164,10 @@ def evaluate_classifier(
         remedy = "Raise validation_ratio or test_ratio, or add images."
         raise InputError("there must be held-out images to evaluate on", f"none in {folder.name}", remedy)
     version = exported_version(model)
+    _check_kind(version, about)
     classifier = Classifier(version, engine=choose_serving_engine(version))
-    predictions, unknown = _predict(classifier, folder)
-    metrics = classification_metrics(predictions, version.labels)
+    predictions, unknown = _predict(classifier, folder, version)
+    metrics = _measure(predictions, version.labels)
     deployed = None
     advanced = Advanced.parse(criteria.advanced)
     if advanced.compare_with_deployed:
@@ -145,35 +190,82 @@ def evaluate_classifier(
     _write(result, _sample_predictions(version, classifier, folder), evaluation, verdict)
     _write_page(page, result, predictions, classifier, folder, model)
     outcome = "accepted" if result.verdict.accepted else "not accepted"
-    accuracy = f"accuracy {metrics.accuracy:.4f} on {metrics.images} {about.split} images"
-    results.announce(f"{outcome}, {accuracy}: {'; '.join(result.verdict.reasons)}")
+    name, value = metrics.main
+    reached = f"{name} {value:.4f} on {metrics.images} {about.split} images"
+    results.announce(f"{outcome}, {reached}: {'; '.join(result.verdict.reasons)}")
     return result
+
+
+def _check_kind(version: Version, about: RecordsInfo) -> None:
+    if version.several != about.several:
+        kinds = {False: "one label an image", True: "several labels an image"}
+        found = f"a model of {kinds[version.several]} and records of {kinds[about.several]}"
+        remedy = "Train on these records, or write them again with the model's field `labels`."
+        raise InputError("model and records must have the same number of labels an image", found, remedy)
+
+
+def _measure(predictions: AnyPredictions, labels: list[str]) -> ClassificationMetrics | MultilabelMetrics:
+    if isinstance(predictions, Predictions):
+        return classification_metrics(predictions, labels)
+    if not predictions.truth.any():
+        remedy = "Hold out images with labels, with validation_ratio or test_ratio."
+        raise InputError("a held-out image must have a label", f"none on {len(predictions.truth)} images", remedy)
+    return multilabel_metrics.multilabel_metrics(predictions, labels)
 
 
 def _write(result: Evaluation, answers: list[dict[str, Any]], evaluation: Path, verdict: Path) -> None:
     content = result.as_dict()
     atomic.write_json(evaluation, content)
-    kept = {name: content[name] for name in ("model_name", "model_fingerprint", "verdict", "largest_class")}
+    baseline = "chance" if isinstance(result.metrics, MultilabelMetrics) else "largest_class"
+    kept = {name: content[name] for name in ("model_name", "model_fingerprint", "verdict", baseline)}
     atomic.write_json(verdict, kept | {"answers": answers})
 
 
 def _write_page(
-    page: Path, result: Evaluation, predictions: Predictions, classifier: Classifier, folder: Path, model: Path
+    page: Path, result: Evaluation, predictions: AnyPredictions, classifier: Classifier, folder: Path, model: Path
 ) -> None:
-    labels, images = result.metrics.labels, RandomAccessRecords(folder)
+    images = RandomAccessRecords(folder)
+    shared: dict[str, Any] = {
+        "title": f"{result.model_name}: evaluation",
+        "evaluation": result.as_dict(),
+        "history": json.loads((model / HISTORY_FILE).read_text()),
+    }
+    if isinstance(predictions, MultilabelPredictions):
+        wrong = {kind: worst_labels(predictions, MAX_MISTAKES, missed=kind == MISSED) for kind in (FALSE, MISSED)}
+        shown = {kind: _wrong_labels(predictions, classifier, images, places) for kind, places in wrong.items()}
+        pages.write_multilabel_page(page, **shared, false=shown[FALSE], missed=shown[MISSED])
+        return
 
     def show(places: npt.NDArray[np.intp]) -> list[pages.Mistake]:
         return _mistakes(predictions, classifier, images, places)
 
+    labels, pairs = result.metrics.labels, shared["evaluation"]["confused_pairs"][:MAX_PAIRS]
     pages.write_evaluation_page(
         page,
-        title=f"{result.model_name}: evaluation",
-        evaluation=result.as_dict(),
+        **shared,
         top=TOP_K,
-        history=json.loads((model / HISTORY_FILE).read_text()),
         mistakes=show(most_confident_mistakes(predictions, MAX_MISTAKES)),
-        pairs=[(pair, show(confused_images(predictions, labels, pair))) for pair in result.metrics.confused_pairs[:MAX_PAIRS]],
+        pairs=[(pair, show(confused_images(predictions, labels, pair))) for pair in pairs],
     )
+
+
+def worst_labels(predictions: MultilabelPredictions, most: int, *, missed: bool) -> list[tuple[int, int]]:
+    """Finds the labels that are named though the image has them not, or missed though it has them.
+
+    Args:
+        predictions: the predictions.
+        most: maximum number of them.
+        missed: whether to find missed labels instead of false ones.
+
+    Returns:
+        Pairs of a position in `predictions` and a class index: false labels by descending probability, missed ones by
+        ascending.
+    """
+    truth, named, probabilities = predictions.truth, predictions.named, predictions.probabilities
+    images, classes = np.nonzero(truth & ~named if missed else named & ~truth)
+    scores = probabilities[images, classes]
+    order = np.argsort(scores if missed else -scores, kind="stable")[:most]
+    return list(zip(images[order].tolist(), classes[order].tolist(), strict=True))
 
 
 def most_confident_mistakes(predictions: Predictions, most: int) -> npt.NDArray[np.intp]:
@@ -221,8 +313,13 @@ def _sample_predictions(version: Version, classifier: Classifier, folder: Path) 
     return [{"name": name, "probabilities": row} for name, row in zip(images, probabilities, strict=True)]
 
 
-def _predict(classifier: Classifier, folder: Path) -> tuple[Predictions, dict[str, Any] | None]:
-    """Predicts all images, and measures on the first of them how well unknown ones are told; they are as good as shuffled."""
+def _predict(classifier: Classifier, folder: Path, version: Version) -> tuple[AnyPredictions, dict[str, Any] | None]:
+    """Predicts all images, and measures on the first of them how well unknown ones are told; they are as good as shuffled.
+
+    With several labels that is not measured: an image with the label that is left out mostly has others, which are known.
+    """
+    if version.several:
+        return scoring.predict_several_labels(classifier.probabilities, folder, version.thresholds), None
     collected: list[npt.NDArray[np.float32]] = []
 
     def predict(encoded: Sequence[bytes]) -> npt.NDArray[np.float32]:
@@ -239,11 +336,14 @@ def _predict(classifier: Classifier, folder: Path) -> tuple[Predictions, dict[st
     return predictions, leave_classes_out(likeness, predictions.labels[: len(likeness)], classifier.labels, threshold)
 
 
-def _before_temperature(predictions: Predictions, temperature: float) -> dict[str, Any] | None:
+def _before_temperature(predictions: AnyPredictions, temperature: float) -> dict[str, Any] | None:
     if temperature == 1:
         return None
-    without = replace(predictions, probabilities=undo_temperature(predictions.probabilities, temperature))
-    return {"temperature": temperature, **calibration(without)}
+    several = isinstance(predictions, MultilabelPredictions)
+    probabilities = undo_temperature(predictions.probabilities, temperature, several=several)
+    if isinstance(predictions, MultilabelPredictions):
+        return {"temperature": temperature, **multilabel_metrics.calibration(replace(predictions, probabilities=probabilities))}
+    return {"temperature": temperature, **calibration(replace(predictions, probabilities=probabilities))}
 
 
 def _deployed_version(deploy_to: str, scratch: Path) -> Version | None:
@@ -274,6 +374,25 @@ def _mistakes(
     ]
 
 
+def _wrong_labels(
+    predictions: MultilabelPredictions, classifier: Classifier, images: RandomAccessRecords, pairs: list[tuple[int, int]]
+) -> list[pages.WrongLabel]:
+    """Returns images with a label that is false or missed, to show on the page."""
+    shown = [thumbnails.EncodedImage(*example.decode_example(images.read(at))[:2]) for at, _ in pairs]
+    overlays, labels = _overlays(classifier, shown, [number for _, number in pairs]), classifier.labels
+    return [
+        pages.WrongLabel(
+            image,
+            label=labels[number],
+            score=float(predictions.probabilities[at, number]),
+            threshold=float(predictions.thresholds[number]),
+            true=[label for label, has in zip(labels, predictions.truth[at], strict=True) if has],
+            overlay=laid_over,
+        )
+        for image, (at, number), laid_over in zip(shown, pairs, overlays, strict=True)
+    ]
+
+
 def _overlays(classifier: Classifier, shown: Sequence[thumbnails.EncodedImage], numbers: list[int]) -> list[bytes]:
     """Lays over each image the class activation map of a class, as large as a thumbnail; empty where there is none."""
     if not classifier.engine.has_maps:
@@ -289,4 +408,5 @@ def _classify_uri(classifier: Classifier, uri: str) -> dict[str, Any]:
     (prediction,) = classifier.classify([reading.read_image(uri, "test_image_uri")])
     if isinstance(prediction, Rejected):
         raise InputError("test_image_uri must name an image", f"{uri} ({prediction})", "Give a JPEG or a PNG.")
-    return {"uri": uri, "prediction": prediction.label, "score": prediction.score}
+    several = {"labels": prediction.labels} if prediction.several else {}
+    return {"uri": uri, "prediction": prediction.label, "score": prediction.score, **several}

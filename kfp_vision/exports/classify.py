@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.dataset.images import MAX_PIXELS, Rejected
 from kfp_vision.engines import cropping
 from kfp_vision.exports import runtimes
-from kfp_vision.prediction.classifier import Answer, Prediction, apply_to_valid
+from kfp_vision.prediction.classifier import Answer, apply_to_valid, make_prediction
 
 
 class FileClassifier:
@@ -21,6 +19,7 @@ class FileClassifier:
 
     Attributes:
         labels: class names, in the order of their numbers.
+        thresholds: the probability from which on an image has each label; empty for a model of one label.
 
     Raises:
         InputError: its runtime is not installed, or does not load it, or it was not exported by this library.
@@ -29,6 +28,7 @@ class FileClassifier:
     def __init__(self, file: Path):
         self._file = runtimes.open_file(file)
         self.labels: list[str] = self._file.metadata["labels"]
+        self.thresholds: list[float] = self._file.metadata.get("thresholds", [])
         self._size: int = self._file.metadata["image_size"]
         self._shape: str = self._file.metadata.get("crop", STRETCHED)
 
@@ -51,4 +51,4 @@ class FileClassifier:
 
     def _classify_crops(self, crops: Sequence[Any]) -> list[Answer]:
         rows = (self._file.probabilities(crop[None])[0] for crop in crops)
-        return [Prediction(self.labels[int(np.argmax(row))], int(np.argmax(row)), row.tolist()) for row in rows]
+        return [make_prediction(self.labels, self.thresholds, row) for row in rows]

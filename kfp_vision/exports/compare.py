@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from kfp_vision.core import children
 from kfp_vision.engines.choice import choose_serving_engine
-from kfp_vision.evaluation import scoring
+from kfp_vision.evaluation import multilabel_metrics, scoring
 from kfp_vision.evaluation.metrics import Predictions, mcnemar_test
+from kfp_vision.evaluation.multilabel_metrics import MultilabelPredictions
 from kfp_vision.exports import crops
 from kfp_vision.exports.formats import Format
 from kfp_vision.prediction.classifier import Classifier
@@ -34,7 +35,7 @@ class HeldOut:
         milliseconds: processor time of the model for one image, on one core.
     """
 
-    predictions: Predictions
+    predictions: Predictions | MultilabelPredictions
     crops: Path
     probabilities: npt.NDArray[np.float32]
     milliseconds: float
@@ -86,6 +87,40 @@ class Comparison:
     float_operations: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class MultilabelComparison:
+    """How an exported file compares with the model where images have several labels.
+
+    Attributes:
+        format: name of the format.
+        accepted: whether the file may be used.
+        reason: why, or why not, in one sentence.
+        bytes: size of the file, weights included; 0 if there is none.
+        mean_average_precision: on the held-out images, 0 to 1; None if it could not be computed, as all that follows.
+        milliseconds: processor time for one image, on one core of this machine.
+        largest_difference: of any probability to the model's for the same pixels.
+        difference: by which the mean average precision is above the model's.
+        interval: the 95 % confidence interval of that, by a paired bootstrap.
+        float_operations: kinds of operations that a file of int8 computes in float32 nevertheless, if known.
+    """
+
+    format: str
+    accepted: bool
+    reason: str
+    bytes: int = 0
+    mean_average_precision: float | None = None
+    milliseconds: float | None = None
+    largest_difference: float | None = None
+    difference: float | None = None
+    interval: Sequence[float] | None = None
+    float_operations: Sequence[str] = ()
+
+
+AnyComparison = Comparison | MultilabelComparison
+RELATIONS = {"better": "is significantly better than", "worse": "loses beyond chance against"}
+NO_DIFFERENCE = "does not differ significantly from"
+
+
 def score_model(version: Version, folder: Path, scratch: Path) -> HeldOut:
     """Runs the model itself on the held-out images, and keeps them as exported files take them.
 
@@ -111,7 +146,11 @@ def score_model(version: Version, folder: Path, scratch: Path) -> HeldOut:
             done += 1
         return classifier.probabilities(encoded)
 
-    predictions = scoring.predict_records(predict, folder)
+    predictions: Predictions | MultilabelPredictions
+    if version.several:
+        predictions = scoring.predict_several_labels(predict, folder, version.thresholds)
+    else:
+        predictions = scoring.predict_records(predict, folder)
     pixels.flush()
     own = score_file(version.folder, file, scratch)
     return HeldOut(predictions, file, own.probabilities, own.milliseconds)
@@ -134,7 +173,7 @@ def score_file(file: Path, images: Path, scratch: Path, seconds: float = SCORING
     return Scores(np.load(answers), **said)
 
 
-def compare_file(form: Format, file: Path, held_out: HeldOut, scratch: Path) -> Comparison:
+def compare_file(form: Format, file: Path, held_out: HeldOut, scratch: Path) -> AnyComparison:
     """Compares an exported file with the model.
 
     Args:
@@ -154,7 +193,20 @@ def compare_file(form: Format, file: Path, held_out: HeldOut, scratch: Path) -> 
     return judge(form, size, scores, held_out)
 
 
-def judge(form: Format, size: int, scores: Scores, held_out: HeldOut) -> Comparison:
+def refuse(form: Format, reason: str, held_out: HeldOut, size: int = 0) -> AnyComparison:
+    """Returns the comparison of a file without any figures, which may not be used.
+
+    Args:
+        form: of the file.
+        reason: why not, in one sentence.
+        held_out: what the model answered.
+        size: of the file in bytes; 0 if there is none.
+    """
+    kind = MultilabelComparison if isinstance(held_out.predictions, MultilabelPredictions) else Comparison
+    return kind(form.name, False, reason, size)
+
+
+def judge(form: Format, size: int, scores: Scores, held_out: HeldOut) -> AnyComparison:
     """Decides whether a file may be used.
 
     Args:
@@ -170,14 +222,14 @@ def judge(form: Format, size: int, scores: Scores, held_out: HeldOut) -> Compari
     if probabilities.shape != predictions.probabilities.shape or not np.isfinite(probabilities).all():
         expected = "x".join(map(str, predictions.probabilities.shape))
         found = "x".join(map(str, probabilities.shape))
-        return Comparison(form.name, False, f"does not give finite probabilities ({found} for {expected})", size)
+        return refuse(form, f"does not give finite probabilities ({found} for {expected})", held_out, size)
+    if isinstance(predictions, MultilabelPredictions):
+        return _judge_several(form, size, scores, held_out, predictions)
     correct = probabilities.argmax(1) == predictions.labels
     test = mcnemar_test(correct, predictions.correct)
     accuracy, own = float(np.mean(correct)), float(np.mean(predictions.correct))
     accepted = test["verdict"] != "worse"
-    relation = {"better": "is significantly better than", "worse": "loses beyond chance against"}.get(
-        test["verdict"], "does not differ significantly from"
-    )
+    relation = RELATIONS.get(test["verdict"], NO_DIFFERENCE)
     counts = f"images that only it gets right {test['better']}, only the model {test['worse']}"
     return Comparison(
         form.name,
@@ -190,5 +242,26 @@ def judge(form: Format, size: int, scores: Scores, held_out: HeldOut) -> Compari
         test["better"],
         test["worse"],
         test["p_value"],
+        scores.float_operations if form.calibrated else (),
+    )
+
+
+def _judge_several(
+    form: Format, size: int, scores: Scores, held_out: HeldOut, predictions: MultilabelPredictions
+) -> MultilabelComparison:
+    test = multilabel_metrics.compare(predictions.truth, scores.probabilities, predictions.probabilities)
+    own, difference, interval = test["mean_average_precision"], test["difference"], test["interval"]
+    relation = RELATIONS.get(test["verdict"], NO_DIFFERENCE)
+    bounds = f"difference {difference:+.4f}, 95 % of resamples from {interval[0]:+.4f} to {interval[1]:+.4f}"
+    return MultilabelComparison(
+        form.name,
+        test["verdict"] != "worse",
+        f"mean average precision {own + difference:.4f} {relation} the model's {own:.4f}: {bounds}",
+        size,
+        own + difference,
+        scores.milliseconds,
+        float(np.abs(scores.probabilities - held_out.probabilities).max()),
+        difference,
+        interval,
         scores.float_operations if form.calibrated else (),
     )

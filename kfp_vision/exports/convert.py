@@ -35,8 +35,8 @@ class Conversion:
     @property
     def metadata(self) -> dict[str, object]:
         """What is to stand in the file."""
-        about = self.version.about
-        return metadata(self.version.name, self.version.labels, about["image_size"], self.version.crop, self.form)
+        version, image_size = self.version, self.version.about["image_size"]
+        return metadata(version.name, version.labels, image_size, version.crop, self.form, version.thresholds)
 
 
 def convert(version: Version, form: Format, folder: Path, crops: Path, seconds: float = CONVERSION_SECONDS) -> Path:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from kfp_vision.core import children, values
 from kfp_vision.core.errors import InputError
-from kfp_vision.evaluation.metrics import Predictions
+from kfp_vision.evaluation.multilabel_metrics import MultilabelPredictions, mean_average_precision
 from kfp_vision.exports import compare, convert, crops, formats
-from kfp_vision.exports.compare import Comparison, HeldOut
+from kfp_vision.exports.compare import AnyComparison, HeldOut
 from kfp_vision.exports.formats import Format
 from kfp_vision.records.records_folder import choose_evaluation_records, verify_records
 from kfp_vision.reports import pages, results
@@ -61,7 +61,8 @@ def export_model(
 
     Returns:
         The table: model_name, model_fingerprint, split, images, model (accuracy, bytes and milliseconds of the model itself)
-        and formats, a row per format, see `compare.Comparison`.
+        and formats, a row per format, see `compare.Comparison`. Where images have several labels, the model has
+        mean_average_precision instead of accuracy, and the rows are those of `compare.MultilabelComparison`.
 
     Raises:
         InputError: the model is not accepted, the records are damaged, a package is missing, or the repository cannot be
@@ -112,14 +113,16 @@ def _check_verdict(version: Version, verdict: Mapping[str, Any]) -> None:
         raise InputError("a model must be accepted to be exported", reasons, "Train a better one, or ask for less.")
 
 
-def _export(form: Format, version: Version, exports: Path, calibration: Path, held_out: HeldOut, scratch: Path) -> Comparison:
+def _export(
+    form: Format, version: Version, exports: Path, calibration: Path, held_out: HeldOut, scratch: Path
+) -> AnyComparison:
     """Converts to a format and compares; removes the folder again if the file is refused."""
     folder = exports / form.name
     try:
         file = convert.convert(version, form, folder, calibration)
         row = compare.compare_file(form, file, held_out, scratch)
     except children.ChildFailed as reason:
-        row = Comparison(form.name, False, f"cannot be made or run: {reason}")
+        row = compare.refuse(form, f"cannot be made or run: {reason}", held_out)
     if not row.accepted:
         shutil.rmtree(folder)
     print(f"{form.name}: {'kept' if row.accepted else 'refused'}, {row.reason}", flush=True)
@@ -128,9 +131,13 @@ def _export(form: Format, version: Version, exports: Path, calibration: Path, he
 
 def _own_row(version: Version, held_out: HeldOut) -> dict[str, Any]:
     """Returns what the table says of the model itself."""
-    predictions: Predictions = held_out.predictions
-    size = sum(file.stat().st_size for file in version.files.values())
-    return {"accuracy": float(predictions.correct.mean()), "bytes": size, "milliseconds": held_out.milliseconds}
+    predictions, size = held_out.predictions, sum(file.stat().st_size for file in version.files.values())
+    if isinstance(predictions, MultilabelPredictions):
+        reached = mean_average_precision(predictions.truth, predictions.probabilities)
+        figure = {"mean_average_precision": reached}
+    else:
+        figure = {"accuracy": float(predictions.correct.mean())}
+    return {**figure, "bytes": size, "milliseconds": held_out.milliseconds}
 
 
 def publish_exports(exports: Path, deploy_to: str) -> None:

@@ -1,13 +1,13 @@
 """The formats that a model can be exported to, what they need, and what stands in every file."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.core.errors import FieldError, InputError
-from kfp_vision.core.values import suggest_name
+from kfp_vision.core.values import SEVERAL, suggest_name
 
 LITERT, ONNX, OPENVINO = "litert", "onnx", "openvino"  # converters and runtimes
 FILE_NAMES = {LITERT: "classifier.tflite", ONNX: "classifier.onnx", OPENVINO: "classifier.xml"}
@@ -130,7 +130,9 @@ def is_exported_file(path: str) -> bool:
     return path.endswith(tuple(SUFFIXES.values()))
 
 
-def metadata(name: str, labels: list[str], image_size: int, crop: str, form: Format) -> dict[str, Any]:
+def metadata(
+    name: str, labels: list[str], image_size: int, crop: str, form: Format, thresholds: Sequence[float] = ()
+) -> dict[str, Any]:
     """Returns what stands in every exported file, and beside it.
 
     Args:
@@ -139,11 +141,14 @@ def metadata(name: str, labels: list[str], image_size: int, crop: str, form: For
         image_size: height and width of the input in pixels.
         crop: what the model sees of an image, see `crop_shapes`.
         form: of the file.
+        thresholds: the probability from which on an image has each label; empty for a model of one label.
     """
+    several = {"labels_per_image": SEVERAL, "thresholds": list(thresholds)} if thresholds else {}
     return {
         "model_name": name,
         "format": form.name,
         "labels": labels,
+        **several,
         "image_size": image_size,
         "crop": crop,
         "input": f"{INPUT}: uint8 (batch, {image_size}, {image_size}, 3), RGB from 0 to 255",

@@ -16,7 +16,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import MAX_NAMED, SHOWN_SEPARATOR, SkippedFiles
 from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, Prediction, apply_to_valid
 from kfp_vision.reports import results
-from kfp_vision.storage import atomic, reading, uris
+from kfp_vision.storage import atomic, reading, several_sample, uris
 
 CLASSIFY_BATCH_SIZE = 32  # images
 PREDICTION_COLUMNS = ("path", "label", "prediction", "score", "known", "known_score")
@@ -246,7 +246,8 @@ def read_images(
         skipped: Collects the files that are no images, of all partitions.
 
     Yields:
-        URI, label (name of the folder that contains the image), and bytes or the error of reading them, of each image.
+        URI, label (name of the folder that contains the image; of a drawn one that has several, these with `|` between), and
+        bytes or the error of reading them, of each image.
 
     Raises:
         InputError: There is nothing at the URI, or something else than an image, a folder or an archive.
@@ -258,7 +259,8 @@ def read_images(
         return
     images = _select_images(reading.walk(uri), SkippedFiles() if skipped is None else skipped)
     for item, encoded in reading.read_all(islice(images, partition, None, partitions)):
-        yield item.uri, PurePosixPath(item.name).parent.name, encoded
+        drawn = several_sample.labels_of(item.name) if uri == uris.SEVERAL_SAMPLE else []
+        yield item.uri, SHOWN_SEPARATOR.join(drawn) or PurePosixPath(item.name).parent.name, encoded
 
 
 def _select_images(items: Iterable[reading.Item], skipped: SkippedFiles) -> Iterator[reading.Item]:

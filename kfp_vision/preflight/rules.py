@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 TASKS = ("classification", "detection")
 TRIAL_CHOICES = {name: choices for name, choices in CHOICES.items() if name != "recipe"} | {"network": tuple(NETWORKS)}
+SEARCH_CHOICES: dict[str, tuple[str, ...]] = {name: TRIAL_CHOICES[name] for name in ("labels", "network")}
 PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"labels": CHOICES["labels"], "task": TASKS}
 MAX_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
 MAX_TRIALS = 100  # one training each
@@ -222,7 +223,7 @@ def check_search_values(form: Mapping[str, Any]) -> None:
     Raises:
         InputError: the first rule that is broken.
     """
-    check_choices(form, {"network": TRIAL_CHOICES["network"]})
+    check_choices(form, SEARCH_CHOICES)
     for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label", "deploy_to"):
         check_type(name, form[name], str, '"somewhere"')
     rule = f"a whole number from 1 to {MAX_NEAREST}"

@@ -250,13 +250,13 @@ def precision_recall_curve(row: Mapping[str, Any]) -> Chart | None:
         row: of a label, as in `MultilabelMetrics.per_label`.
 
     Returns:
-        The chart, whose title is the label; None for a label that no image has.
+        The chart, whose title is the label and whose caption its average precision; None for a label that no image has.
     """
     if not (curve := row["curve"]):
         return None
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    figure, axes = _canvas(width=200, height=150, left=46, bottom=36)
+    figure, axes = _canvas(width=200, height=150, left=46, bottom=36, right=22)
     axes.plot(curve["recall"], curve["precision"], color=FIRST, linewidth=1.6, clip_on=False)
     if row["named"]:
         axes.plot(row["recall"], row["precision"], color=SECOND, marker="o", markersize=5, clip_on=False)
@@ -264,9 +264,10 @@ def precision_recall_curve(row: Mapping[str, Any]) -> Chart | None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator([0, 0.5, 1]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    caption = f"Average precision {formatting.percent(row['average_precision'])}"
-    description = f"Precision by recall. {caption}; at the threshold, precision {formatting.percent(row['precision'])}"
-    return _chart(figure, row["label"], f"{description} and recall {formatting.percent(row['recall'])}.", caption=f"{caption}.")
+    caption = formatting.percent(row["average_precision"])
+    at = f"precision {formatting.percent(row['precision'])} and recall {formatting.percent(row['recall'])}"
+    description = f"Precision by recall of {row['label']}. Average precision {caption}; at the threshold, {at}."
+    return _chart(figure, row["label"], description, caption=caption)
 
 
 def reliability_diagram(calibration: Mapping[str, Any], y_label: str = "accuracy") -> Chart | None:
@@ -303,34 +304,39 @@ AXIS_WIDTH = 150  # pixels between neighbouring axes of parallel coordinates
 MIN_LABEL_DISTANCE = 0.06  # between two labels, as a share of the axis
 
 
-def parallel_coordinates(trials: Sequence[Mapping[str, Any]], fields: Sequence[str], best: int) -> Chart:
+def parallel_coordinates(
+    trials: Sequence[Mapping[str, Any]], fields: Sequence[str], best: int, figure_name: str = "accuracy"
+) -> Chart:
     """Draws trials in parallel coordinates: one line per trial, across an axis per varied field, to its accuracy.
 
     Args:
         trials: each with number, the fields, and accuracy; None if it failed, then its line ends before that axis.
         fields: names of the fields. Numbers are on a logarithmic axis, names are evenly spaced.
         best: number of the trial to highlight.
+        figure_name: what stands for the accuracy.
 
     Returns:
         The chart.
     """
     varied = [name for name in fields if len({trial[name] for trial in trials}) > 1]
     positions = {name: _positions([trial[name] for trial in trials]) for name in varied}
-    reached = [trial["accuracy"] for trial in trials if trial["accuracy"] is not None]
+    reached = [trial[figure_name] for trial in trials if trial[figure_name] is not None]
     low, high = min(reached), max(reached)
     heights = {value: (value - low) / (high - low) if high > low else 0.5 for value in reached}
     width = AXIS_WIDTH * len(varied) + 190
     figure, axes = _canvas(width=width, height=310, left=120, bottom=40, right=80, top=14)
     for trial in sorted(trials, key=lambda one: one["number"] == best):
         line = [positions[name][trial[name]] for name in varied]
-        failed = trial["accuracy"] is None
-        line += [] if failed else [heights[trial["accuracy"]]]
+        failed = trial[figure_name] is None
+        line += [] if failed else [heights[trial[figure_name]]]
         look: dict[str, Any] = {"color": SECOND, "linewidth": 2.4} if trial["number"] == best else {"color": FIRST}
         look = {"color": MUTED, "dashes": (3, 3)} if failed else look
         look = {"linewidth": 1.1, "marker": "o", "markersize": 3, "clip_on": False, **look}
         axes.plot(range(len(line)), line, **look)
     axes.set(xlim=(0, len(varied)), ylim=(0, 1), yticks=[])
-    axes.set_xticks(range(len(varied) + 1), [*(name.replace("_", " ") for name in varied), "accuracy"], color=INK)
+    axes.set_xticks(
+        range(len(varied) + 1), [*(name.replace("_", " ") for name in varied), figure_name.replace("_", " ")], color=INK
+    )
     axes.tick_params(axis="x", pad=12)
     for number, name in enumerate(varied):
         _label(axes, number, {_format(value): at for value, at in positions[name].items()})

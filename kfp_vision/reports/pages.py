@@ -344,7 +344,9 @@ def write_multilabel_page(
     _publish(path, page)
 
 
-def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: int, fields: Sequence[str]) -> None:
+def write_trials_page(
+    path: Path, *, trials: Sequence[Mapping[str, Any]], best: int, fields: Sequence[str], figure: str = "accuracy"
+) -> None:
     """Writes the page of a hyperparameter sweep: all trials in parallel coordinates and in a table, the best first.
 
     Args:
@@ -353,15 +355,17 @@ def write_trials_page(path: Path, *, trials: Sequence[Mapping[str, Any]], best: 
             failed trial has None for accuracy and loss.
         best: number of the best trial.
         fields: names of the swept fields.
+        figure: what the trials are compared by, `accuracy` or `mean_average_precision`, under which they have it.
     """
-    ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one["accuracy"] or 0), one["loss"] or 0, one["number"]))
+    ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one[figure] or 0), one["loss"] or 0, one["number"]))
     varied = any(len({trial[name] for trial in trials}) > 1 for name in fields)
     page = render(
         "trials",
         trials=ordered,
         fields=fields,
         best=ordered[0],
-        chart=charts.parallel_coordinates(trials, fields, best) if varied else None,
+        figure=figure,
+        chart=charts.parallel_coordinates(trials, fields, best, figure) if varied else None,
         failed=sum(1 for trial in trials if trial["failed"]),
     )
     _publish(path, page)
@@ -374,7 +378,8 @@ def write_exports_page(path: Path, table: Mapping[str, Any]) -> None:
         path: the page; an existing one is replaced atomically.
         table: as `exports.export.export_model` returns it.
     """
-    _publish(path, render("exports", table=table, kept=[row for row in table["formats"] if row["accepted"]]))
+    several, kept = "mean_average_precision" in table["model"], [row for row in table["formats"] if row["accepted"]]
+    _publish(path, render("exports", table=table, kept=kept, several=several))
 
 
 def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[Any]]], total: int, images: int) -> None:
@@ -394,6 +399,7 @@ def write_audit_page(
     path: Path,
     *,
     counts: Mapping[str, int],
+    several: bool,
     copies: Mapping[str, Sequence[tuple[Any, Sequence[tuple[thumbnails.IndexedImage, str]]]]],
     suspects: Sequence[tuple[thumbnails.IndexedImage, Any]],
     points: Sequence[tuple[thumbnails.IndexedImage, float, float, bool]],
@@ -403,15 +409,18 @@ def write_audit_page(
     Args:
         path: the page; an existing one is replaced atomically.
         counts: pictures, copies, copies_across_splits, copies_across_labels, suspicious_labels and left_out.
+        several: whether images have several labels; the most frequent sets of them then have colours.
         copies: near-duplicates by kind: each pair (`search.copies.Copy`) with its two images and their splits.
         suspects: images with their label issue (`search.labels.Suspect`), the most suspicious first.
         points: images with their position on the map (0 to 1, from the left and the top), and whether they are marked for
             exclusion.
     """
-    labels = sort_labels({image.label for image, *_ in points})
+    by_frequency = [label for label, _ in Counter(image.label for image, *_ in points).most_common()]
+    labels = by_frequency if several else sort_labels(by_frequency)
     page = render(
         "audit",
         counts=counts,
+        several=several,
         copies={
             kind: [(copy, [(image, thumbnails.data_uri(image.encoded), split) for image, split in two]) for copy, two in pairs]
             for kind, pairs in copies.items()

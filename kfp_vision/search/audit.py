@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.dataset.split import split_rows
-from kfp_vision.dataset.table import SPLITS, ImageRow
+from kfp_vision.dataset.split import split_rows, split_several
+from kfp_vision.dataset.table import SPLITS, ImageRow, join_labels, show_labels
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.search import label_issues, near_duplicates, projection
 from kfp_vision.search.index import Index
@@ -26,6 +26,7 @@ MAX_PAIRS_SHOWN, MAX_LABEL_ISSUES_SHOWN = 60, 40  # on the page
 # Kinds of findings, as in the table.
 OTHER_LABEL, OTHER_SPLIT, COPY = "copy under another label", "copy in another split", "copy"
 LABEL_ISSUE = "label that few neighbours have"
+MISSED_LABEL = "label that most neighbours have"  # and the image lacks; only where images have several
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Finding:
         position: Position of the image in the index.
         leave_out: Whether to exclude the image by default.
         finding: Kind of finding.
-        instead: Label of its neighbours, or of the other image of a pair of near-duplicates.
+        instead: Label of its neighbours, or of the other image of a pair of near-duplicates. Where images have several, its
+            labels without the one in question, or with it if it lacks that.
         other: Position of that image; -1 for a label issue.
         score: Correlation of two near-duplicates, or share of the neighbours' votes for another label.
     """
@@ -57,7 +59,8 @@ def audit_index(index: Path, *, validation_ratio: float, test_ratio: float, tabl
         validation_ratio: Share of each class that a training would hold out for validation; not used for data that comes
             with splits.
         test_ratio: Share of each class that a training would hold out for testing; not used for data that comes with splits.
-        table: CSV file to write with the findings: path, leave_out (yes or no), finding, label, instead, other, score.
+        table: CSV file to write with the findings: path, leave_out (yes or no), finding, label, instead, other, score. Several
+            labels of an image are written with `|` between.
         page: HTML page to write.
 
     Returns:
@@ -76,9 +79,12 @@ def audit_index(index: Path, *, validation_ratio: float, test_ratio: float, tabl
     scores, positions = opened.neighbours(min(NEIGHBOURS_PER_IMAGE, opened.about.pictures - 1))
     pairs = near_duplicates.find_near_duplicates(opened, positions)
     group = near_duplicates.group_near_duplicates(pairs, opened.about.pictures)
-    suspected = label_issues.find_label_issues([image.label for image in opened.images], scores, positions, group)
+    if opened.several:
+        suspected = label_issues.find_set_issues([image.labels for image in opened.images], scores, positions, group)
+    else:
+        suspected = label_issues.find_label_issues([image.label for image in opened.images], scores, positions, group)
     split = assign_splits(opened, validation_ratio, test_ratio)
-    findings = [*_copy_findings(opened, pairs, group, split), *_label_findings(suspected)]
+    findings = [*_copy_findings(opened, pairs, group, split), *_label_findings(opened, suspected)]
     _write_table(table, opened, findings)
     left_out = {finding.position for finding in findings if finding.leave_out}
     counts = {
@@ -110,7 +116,8 @@ def assign_splits(index: Index, validation_ratio: float, test_ratio: float) -> l
         for position, image in enumerate(index.images)
     ]
     split = [""] * len(rows)
-    for name, part in split_rows(rows, validation_ratio, test_ratio).items():
+    assign = split_several if index.several else split_rows
+    for name, part in assign(rows, validation_ratio, test_ratio).items():
         for row in part:
             split[int(row.uri)] = name
     return split
@@ -155,9 +162,13 @@ def _kind(index: Index, split: Sequence[str], position: int, other: int) -> str:
     return OTHER_SPLIT if split[position] != split[other] else COPY
 
 
-def _label_findings(suspected: Sequence[LabelIssue]) -> Iterator[Finding]:
+def _label_findings(index: Index, suspected: Sequence[LabelIssue]) -> Iterator[Finding]:
     for suspect in suspected:
-        yield Finding(suspect.position, suspect.share >= EXCLUDE_FROM_SHARE, LABEL_ISSUE, suspect.instead, -1, suspect.share)
+        kind = MISSED_LABEL if suspect.missed else LABEL_ISSUE
+        instead = suspect.instead
+        if index.several:
+            instead = show_labels(join_labels(set(index.images[suspect.position].labels) ^ {suspect.instead}))
+        yield Finding(suspect.position, suspect.share >= EXCLUDE_FROM_SHARE, kind, instead, -1, suspect.share)
 
 
 def _write_table(table: Path, index: Index, findings: Sequence[Finding]) -> None:
@@ -169,7 +180,8 @@ def _write_table(table: Path, index: Index, findings: Sequence[Finding]) -> None
             leave_out = "yes" if finding.leave_out else "no"
             other = index.images[finding.other].path if finding.other >= 0 else ""
             score = f"{finding.score:.3f}"
-            writer.writerow((image.path, leave_out, finding.finding, image.label, finding.instead, other, score))
+            label = show_labels(image.label)
+            writer.writerow((image.path, leave_out, finding.finding, label, finding.instead, other, score))
 
 
 def _write_page(
@@ -192,6 +204,7 @@ def _write_page(
     pages.write_audit_page(
         page,
         counts=counts,
+        several=index.several,
         copies={kind: [with_images(pair) for pair in of_kind[:MAX_PAIRS_SHOWN]] for kind, of_kind in by_kind.items()},
         suspects=[(_thumbnail(index, suspect.position), suspect) for suspect in suspected[:MAX_LABEL_ISSUES_SHOWN]],
         points=[
@@ -206,4 +219,4 @@ def _thumbnail(index: Index, position: int) -> thumbnails.IndexedImage:
 
 
 def _label(index: Index, position: int) -> str:
-    return index.images[position].label
+    return show_labels(index.images[position].label)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kfp_vision.core.errors import InputError, redact
+from kfp_vision.core.values import ONE
 from kfp_vision.dataset import image_files, scan, table
 from kfp_vision.dataset.table import ImageRow, read_table, write_table, write_unused
 from kfp_vision.networks import NETWORKS
@@ -46,13 +47,14 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
     return version.exported_version(model)
 
 
-def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:
+def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE) -> list[int]:
     """Writes the table of the images at a URI, and returns the partitions to loop over.
 
     Args:
         images_uri: Data in any form that the training accepts; images that are not in a folder have no label.
         partitions: Number of partitions.
         table: CSV file to write.
+        labels: `one` or `several` labels of an image.
 
     Returns:
         Numbers of the partitions, from 0.
@@ -60,7 +62,7 @@ def list_images(images_uri: str, partitions: int, table: Path) -> list[int]:
     Raises:
         InputError: There are no images at the URI.
     """
-    found = scan.scan_images(uris.from_field(images_uri), classes=False)
+    found = scan.scan_images(uris.from_field(images_uri), classes=False, labels=labels)
     skipped = found.skipped.lines()
     if not found.rows:
         raise no_images_to_index_error([], skipped)

@@ -2,7 +2,8 @@
 
     index.json          metadata: model, number of images, kind of search, and the generation in use
     3/vectors           embeddings, float16, one row per image, of length 1
-    3/pictures.csv      path, label, content id, and split (if the data comes with splits) per image, in the same order
+    3/pictures.csv      path, label, content id, and split (if the data comes with splits) per image, in the same order; several
+                        labels of an image are separated by tabs
     3/thumbnails        small JPEGs, concatenated; 3/thumbnails.npy holds their offsets
     3/regions           faiss's index, for large collections only
     model/              the model that computed the embeddings
@@ -27,6 +28,7 @@ import numpy.typing as npt
 
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.core.values import sort_labels
+from kfp_vision.dataset.table import LABEL_SEPARATOR, show_labels
 from kfp_vision.repository.version import SERVING_FOLDER, versions
 from kfp_vision.search import ann, parts
 from kfp_vision.search.embedding import Embedder
@@ -75,7 +77,7 @@ class IndexEntry(NamedTuple):
 
     Attributes:
         path: URI of the image.
-        label: Label of the image; empty if it has none.
+        label: Label of the image; empty if it has none. Where images have several, as `table.join_labels` gives them.
         content_id: MD5 of its bytes, in hex.
         split: train, validation or test if the data comes with splits; else empty.
     """
@@ -85,6 +87,11 @@ class IndexEntry(NamedTuple):
     content_id: str
     split: str
 
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the image."""
+        return self.label.split(LABEL_SEPARATOR) if self.label else []
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -93,7 +100,7 @@ class Hit:
     Attributes:
         content_id: MD5 of its bytes, in hex; identifies the image across generations of the index.
         path: URI of the image.
-        label: Label of the image; empty if it has none.
+        label: Label of the image; empty if it has none. Where images have several, all of them with `|` between.
         similarity: Cosine similarity to the query, at most 1.
     """
 
@@ -155,7 +162,7 @@ class Index:
 
         For an exact search, the vectors are converted to float32 once; the conversion takes longer than a search.
         """
-        _ = self.by_content, self.by_label
+        _ = self.by_content, self.by_label, self.several
         if self._regions is None:
             self.vectors = np.asarray(self.vectors, "float32")
         else:
@@ -231,11 +238,17 @@ class Index:
         return {image.content_id: position for position, image in enumerate(self.images)}
 
     @cached_property
+    def several(self) -> bool:
+        """Whether an image has several labels."""
+        return any(LABEL_SEPARATOR in image.label for image in self.images)
+
+    @cached_property
     def by_label(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Positions by label, ascending; labels are in the order of `sort_labels`."""
+        """Positions by label, ascending; labels are in the order of `sort_labels`, the empty one is of images without any."""
         positions: dict[str, list[int]] = {}
         for position, image in enumerate(self.images):
-            positions.setdefault(image.label, []).append(position)
+            for label in image.labels or [""]:
+                positions.setdefault(label, []).append(position)
         return {label: np.array(positions[label], "int64") for label in sort_labels(positions)}
 
     def positions_with_label(self, label: str) -> npt.NDArray[np.int64]:
@@ -257,7 +270,7 @@ class Index:
 
     def _hit(self, position: int, similarity: float) -> Hit:
         image = self.images[position]
-        return Hit(image.content_id, image.path, image.label, float(similarity))
+        return Hit(image.content_id, image.path, show_labels(image.label), float(similarity))
 
 
 class _ByteRanges:

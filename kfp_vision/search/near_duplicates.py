@@ -28,6 +28,8 @@ MAX_REPROJECTION_ERROR = 3.0  # pixels of a thumbnail: largest error of a matche
 MIN_MATCHES, MIN_CORRELATION = 5, 0.95  # matched features, and correlation of the colours, for a near-duplicate
 MANY_MATCHES, MIN_CORRELATION_WITH_MANY_MATCHES = 20, 0.93  # with so many matched features, a smaller correlation is enough
 MIN_OVERLAP = 0.3  # smallest share of either image that must overlap
+# The same where images have several labels: two that show one thing in common overlap by half of an image at most.
+MIN_OVERLAP_OF_SEVERAL = 0.6
 SIFT_DIRECTIONS, SIFT_CELLS = 8, 4  # of a SIFT descriptor: of gradients, and of cells in either direction
 # Mirroring an image permutes the numbers of a descriptor.
 MIRRORED_DESCRIPTOR = (
@@ -89,7 +91,7 @@ def find_near_duplicates(index: Index, near: npt.NDArray[np.int64]) -> list[Near
         features = _FeatureFiles(folder, index)
 
         def compare(pair: tuple[int, int]) -> NearDuplicates | None:
-            return _compare(index, features, *pair)
+            return _compare(index, features, *pair, MIN_OVERLAP_OF_SEVERAL if index.several else MIN_OVERLAP)
 
         copies = threads.ordered_map(compare, pairs, workers=hardware.cores(), limit=8 * hardware.cores())
         return [copy for copy in copies if copy]
@@ -209,7 +211,7 @@ def _features(jpeg: bytes) -> SiftFeatures:
     return SiftFeatures(np.array([point.pt for point in points], "float32"), descriptors.astype("uint8"))
 
 
-def _compare(index: Index, features: _FeatureFiles, first: int, second: int) -> NearDuplicates | None:
+def _compare(index: Index, features: _FeatureFiles, first: int, second: int, min_overlap: float) -> NearDuplicates | None:
     """Returns the pair if the second image, mirrored or not, is a near-duplicate of the first; else None."""
     one, other = features.of(first), features.of(second)
     colours, other_colours = _colours(index.thumbnail(first)), _colours(index.thumbnail(second))
@@ -217,7 +219,7 @@ def _compare(index: Index, features: _FeatureFiles, first: int, second: int) -> 
     mirror_image = SiftFeatures(np.array((width - 1, 0)) + other.points * (-1, 1), other.descriptors[:, MIRRORED_DESCRIPTOR])
     best = None
     for mirrored, variant, seen in ((False, other, other_colours), (True, mirror_image, other_colours[:, ::-1])):
-        shared, alike = _match(one, variant, colours, seen)
+        shared, alike = _match(one, variant, colours, seen, min_overlap)
         is_copy = shared >= MIN_MATCHES and alike >= (
             MIN_CORRELATION_WITH_MANY_MATCHES if shared >= MANY_MATCHES else MIN_CORRELATION
         )
@@ -226,7 +228,9 @@ def _compare(index: Index, features: _FeatureFiles, first: int, second: int) -> 
     return best
 
 
-def _match(one: SiftFeatures, other: SiftFeatures, first: Pixels, second: Pixels) -> tuple[int, float]:
+def _match(
+    one: SiftFeatures, other: SiftFeatures, first: Pixels, second: Pixels, min_overlap: float = MIN_OVERLAP
+) -> tuple[int, float]:
     """Fits a transformation from one image to the other; returns the matched features and the correlation of the colours."""
     import cv2
 
@@ -254,7 +258,7 @@ def _match(one: SiftFeatures, other: SiftFeatures, first: Pixels, second: Pixels
     whole = np.ones(first.shape[:2], "uint8")
     overlap = cv2.warpAffine(whole, transformation, size, flags=cv2.INTER_NEAREST) > 0
     area = whole.size * abs(np.linalg.det(transformation[:, :2]))
-    if overlap.sum() < MIN_OVERLAP * min(overlap.size, area):
+    if overlap.sum() < min_overlap * min(overlap.size, area):
         return 0, 0.0
     return shared, max(_correlation(warped[overlap], second[overlap]), _correlation(second[overlap], warped[overlap]))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.dataset.table import ImageRow, write_unused
+from kfp_vision.dataset.table import ImageRow, show_labels, write_unused
 from kfp_vision.prediction import batch
 from kfp_vision.search.ann import Vectors
 from kfp_vision.search.embedding import EmbeddedImage, Embedder
@@ -196,7 +196,7 @@ def _write(folder: Path, rows: Sequence[ImageRow], embedder: Embedder, old: Reus
         writer.writerow(INDEX_COLUMNS)
         for row, is_new, embedded in _embed(rows, embedder, old):
             if isinstance(embedded, Rejected):
-                rejected.append((row.uri, row.label, str(embedded)))
+                rejected.append((row.uri, show_labels(row.label), str(embedded)))
                 continue
             vector, thumbnail = embedded
             vectors.write(np.asarray(vector, "float16").tobytes())

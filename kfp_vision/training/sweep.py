@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.reports import pages, results
 from kfp_vision.storage import atomic, uris
 from kfp_vision.training.trial_plan import SWEPT_FIELDS
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 from kfp_vision.training.trial_plan import plan_trials
 
 TRIAL_FILE = "trial.json"  # in a trial's model folder: its values and its outcome
-TRIAL_COLUMNS = ("number", *SWEPT_FIELDS.values(), "accuracy", "loss", "seconds", "failed")
+ACCURACY, MEAN_AVERAGE_PRECISION = FIGURES = ("accuracy", "mean_average_precision")  # of images with one label, with several
 MIN_PROBABILITY = 1e-7  # lower bound of probabilities in the cross-entropy
 
 
@@ -100,7 +101,8 @@ def train_trial(
 
     Returns:
         The content of `trial.json`: the trial, `seconds`, `accuracy` and `loss` (mean cross-entropy) on the validation images,
-        and `failed`, the reason, or empty.
+        and `failed`, the reason, or empty. Of several labels, `mean_average_precision` stands for the accuracy, and the loss is
+        the binary cross-entropy, summed over the labels.
 
     Raises:
         InputError: see `train.train_classifier`, except that the loss may diverge.
@@ -119,7 +121,9 @@ def train_trial(
             outcome = {**_validate(beside, validation_records), "failed": ""}
         except trainer.Diverged as error:
             print(f"the trial failed: {error}", flush=True)
-            outcome = {"accuracy": None, "loss": None, "failed": str(error).removeprefix(InputError.PREFIX)}
+            several = read_records_info(validation_records).several
+            figure = MEAN_AVERAGE_PRECISION if several else ACCURACY
+            outcome = {figure: None, "loss": None, "failed": str(error).removeprefix(InputError.PREFIX)}
             beside.mkdir()
             settings = {name: trial[name] for name in SWEPT_FIELDS.values()} | {"failed": outcome["failed"]}
             pages.write_training_page(page, network=trial["network"], settings=settings, history=[])
@@ -131,6 +135,8 @@ def train_trial(
 def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Path) -> dict[str, Any]:
     """Finds the trial with the highest accuracy on the validation images; ties are broken by the lowest loss.
 
+    Of several labels, that with the highest mean average precision.
+
     Args:
         models: model folders of `train_trial`, in any order.
         model: where to copy the best one.
@@ -138,7 +144,8 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
         page: page about all trials to write (HTML).
 
     Returns:
-        `trials` and `failed`, their numbers; `best_trial`, the number of the best one, and its `accuracy`.
+        `trials` and `failed`, their numbers; `best_trial`, the number of the best one, and its `accuracy` or
+        `mean_average_precision`.
 
     Raises:
         InputError: all trials failed.
@@ -149,37 +156,48 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
     if not finished:
         reasons = "; ".join(f"trial {outcome['number']}: {outcome['failed']}" for outcome in outcomes)
         raise InputError("at least one trial must succeed", reasons, "Try smaller learning_rates, or other optimizers.")
-    best = max(finished, key=lambda outcome: (outcome["accuracy"], -outcome["loss"], -outcome["number"]))
-    _write_table(table, outcomes)
-    pages.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT_FIELDS.values()))
+    figure = next(name for name in FIGURES if name in finished[0])
+    best = max(finished, key=lambda outcome: (outcome[figure], -outcome["loss"], -outcome["number"]))
+    _write_table(table, outcomes, figure)
+    pages.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT_FIELDS.values()), figure=figure)
     with atomic.replacing(model) as beside:
         shutil.copytree(folders[best["number"]][0], beside)
     failed = len(outcomes) - len(finished)
     of_all = f"best of {len(outcomes)} trials{f', of which {failed} failed' if failed else ''}"
-    results.announce(f"{of_all}: trial {best['number']} ({describe_trial(best)}), accuracy {best['accuracy']:.4f}")
-    return {"trials": len(outcomes), "failed": failed, "best_trial": best["number"], "accuracy": best["accuracy"]}
+    results.announce(
+        f"{of_all}: trial {best['number']} ({describe_trial(best)}), {figure.replace('_', ' ')} {best[figure]:.4f}"
+    )
+    return {"trials": len(outcomes), "failed": failed, "best_trial": best["number"], figure: best[figure]}
 
 
 def _validate(model: Path, validation_records: Path) -> dict[str, float]:
     import numpy as np
 
     from kfp_vision.engines.choice import choose_serving_engine
-    from kfp_vision.evaluation import scoring
+    from kfp_vision.evaluation import multilabel_metrics, scoring
     from kfp_vision.prediction.classifier import Classifier
     from kfp_vision.repository import version
 
     exported = version.exported_version(model)
     classifier = Classifier(exported, engine=choose_serving_engine(exported))
+    if exported.several:
+        named = scoring.predict_several_labels(classifier.probabilities, validation_records, exported.thresholds)
+        reached = multilabel_metrics.mean_average_precision(named.truth, named.probabilities)
+        print(f"mean average precision {reached:.4f} on {len(named.truth)} validation images", flush=True)
+        of_truth = np.where(named.truth, named.probabilities, 1 - named.probabilities)
+        loss = float(-np.log(np.maximum(of_truth, MIN_PROBABILITY)).sum(1).mean())
+        return {MEAN_AVERAGE_PRECISION: 0.0 if np.isnan(reached) else reached, "loss": loss}
     answers = scoring.predict_records(classifier.probabilities, validation_records)
     of_label = np.take_along_axis(answers.probabilities, answers.labels[:, None], 1)
     accuracy, loss = float(np.mean(answers.correct)), float(-np.log(np.maximum(of_label, MIN_PROBABILITY)).mean())
     print(f"accuracy {accuracy:.4f} on {len(answers.labels)} validation images", flush=True)
-    return {"accuracy": accuracy, "loss": loss}
+    return {ACCURACY: accuracy, "loss": loss}
 
 
-def _write_table(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
+def _write_table(path: Path, outcomes: Sequence[Mapping[str, Any]], figure: str) -> None:
+    columns = ("number", *SWEPT_FIELDS.values(), figure, "loss", "seconds", "failed")
     with atomic.replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, TRIAL_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(outcomes)
 

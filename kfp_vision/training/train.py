@@ -42,6 +42,8 @@ __all__ = ["Diverged", "Recipe", "train_classifier"]
 
 BATCH_NORM_WINDOWS_PER_TRAINING = 10.0  # batch norm's moving averages cover at most a tenth of a training
 HEAD_RATE_FACTOR, HEAD_WEIGHT_DECAY = 10.0, 0.01  # of the steps of the classification head alone, before the others
+# In place of the default of `min_crop_area` where images have several labels: a smaller crop leaves out what some of them name.
+SEVERAL_LABELS_MIN_CROP_AREA = 0.8
 SIGTERM_EXIT_STATUS = 143  # exit status of a process that ended on SIGTERM
 
 
@@ -80,6 +82,8 @@ def train_classifier(
     """
     about = _check_records(train_records, validation_records)
     labels, objective = read_labels(label_map), choose_objective(about.several)
+    if about.several:
+        recipe = _keep_labels_in_crops(recipe)
     shape = _shape(recipe)
     strategy = devices.choose_strategy(recipe.gpu_count)
     is_chief = devices.rank_and_size()[0] == 0
@@ -129,6 +133,15 @@ def _check_records(train_records: Path, validation_records: Path) -> RecordsInfo
         found, remedy = f"none in {train_records}", "Look at the list of rejected images."
         raise InputError("there must be images to train on", found, remedy)
     return about
+
+
+def _keep_labels_in_crops(recipe: Recipe) -> Recipe:
+    """Returns the recipe with larger crops, unless it has a `min_crop_area` of its own or sees whole images anyway."""
+    if recipe.advanced.min_crop_area != Advanced().min_crop_area or recipe.train_last_layer_only:
+        return recipe
+    share = SEVERAL_LABELS_MIN_CROP_AREA
+    print(f"crops keep {share:.0%} of an image at least, for its labels (min_crop_area of advanced)", flush=True)
+    return replace(recipe, advanced=replace(recipe.advanced, min_crop_area=share))
 
 
 def _shape(recipe: Recipe) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from support import run_component
+from support import colour_model, run_component, several_labels
 
 from kfp_vision import components
 from kfp_vision.records import convert
@@ -91,3 +91,25 @@ def test_fails_without_held_out_images(evaluate_inputs, tmp_path):
         "error: there must be held-out images to evaluate on; got none in nothing. "
         "Raise validation_ratio or test_ratio, or add images."
     )
+
+
+def test_a_model_of_several_labels_has_a_curve_and_no_confusion_matrix(tmp_path_factory, tmp_path):
+    """Kubeflow's page shows the curve alone: its section of the matrix is empty without one."""
+    records = several_labels.write_records(tmp_path_factory.mktemp("records"), images=8, validation=16)
+    labels = several_labels.LABELS
+    colour_model.write_version(tmp_path / "model" / "serving" / "1", labels=tuple(labels), thresholds=(0.5, 0.5, 0.5))
+    (tmp_path / "model" / "training.json").write_text("[]")
+    inputs = {
+        "model": tmp_path / "model",
+        "validation_records": records / "validation",
+        "test_records": records / "test",
+    }
+    ended = run_component.run(components.evaluate_classifier, tmp_path, inputs, **LENIENT)
+    assert ended.succeeded
+    metrics, figures = ended.metadata["metrics"], json.loads((ended.folder / "metrics").read_text())
+    assert next(iter(metrics)) == "mean_average_precision"
+    assert metrics["mean_average_precision"] == figures["mean_average_precision"]
+    classification = ended.metadata["classification"]
+    assert "confusionMatrix" not in classification
+    assert classification["confidenceMetrics"][-1]["recall"] == 1
+    assert json.loads((ended.folder / "classification").read_text()).keys() == {"labels", "roc"}

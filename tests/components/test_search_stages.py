@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from kfp import dsl, local
-from support import embedding_model, run_component
+from support import embedding_model, run_component, several_labels
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 Joined = tuple[Path, dict[str, Any]]  # the folder of the stage's outputs, and the metrics
 FIELDS = {
+    "labels": "one",
     "network": "inception_v1",
     "checkpoint_uri": "",
     "index_uri": "",
@@ -73,6 +74,7 @@ def test_valid_values_pass_without_output(model, image_folder, tmp_path):
     [
         ({"partitions": 0}, "partitions must be a whole number from 1 to 100; got 0. Set it to 4, say."),
         ({"nearest": 0}, "nearest must be a whole number from 1 to 1000; got 0. Set it to 10, say."),
+        ({"labels": "many"}, "labels must be one of one, several; got many. Choose one, say one."),
         ({"model_uri": ""}, "fine_tune=true must have a checkpoint to start from"),
         ({"index_uri": "{pictures}"}, "index_uri must name an index; got none at "),
         ({"queries_uri": "/no/such/pictures"}, "queries_uri must name something that exists; got /no/such/pictures."),
@@ -111,6 +113,13 @@ def test_lists_images_of_any_name_and_names_the_other_files(tmp_path, image_fold
         "1 file skipped: not an image (notes)",
         "1 images to index",
     ]
+
+
+def test_lists_all_labels_of_images_that_have_several(tmp_path):
+    table = several_labels.write_folder(tmp_path / "photos", images=8)
+    values = {"fingerprint": "any", "images_uri": str(table), "partitions": 1, "labels": "several"}
+    ended = run_component.run(components.list_images, tmp_path / "root", **values)
+    assert [tuple(row.labels) for row in read_table(ended.folder / "images")] == several_labels.SETS
 
 
 def test_rejects_a_folder_without_images(tmp_path):

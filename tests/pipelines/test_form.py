@@ -106,6 +106,7 @@ deploy_to - STRING: "none"
 images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 index_uri - STRING: ""
 label - STRING: ""
+labels - STRING: "one" ["one", "several"]
 model_uri - STRING: ""
 nearest - NUMBER_INTEGER: 10
 network - STRING: "inception_v1" [20 choices]

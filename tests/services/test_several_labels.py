@@ -3,16 +3,18 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 import requests
-from support import colour_model, mixed_colours, model_servers
+from support import colour_model, colour_sets, mixed_colours, model_servers
 
 from kfp_vision.cli import main
 from kfp_vision.prediction.client import ServingClient
+from kfp_vision.search.query import RemoteSearcher
 from kfp_vision.serving import server
 
 SECONDS = 300  # enough on a busy machine
@@ -138,6 +140,23 @@ def test_the_command_line_names_all_labels_or_none_of_them(url, version, tmp_pat
         purple, black = map(json.loads, capsys.readouterr().out.splitlines())
         assert (purple["prediction"], purple["labels"], len(purple["scores"])) == ("blue", ["red"], 1)
         assert (black["labels"], black["scores"]) == ([], [])
+
+
+@pytest.mark.slow
+def test_hits_of_a_search_have_all_labels(tmp_path):
+    index = colour_sets.write_index(tmp_path, {45: ()})
+    shutil.copytree(index, tmp_path / "model" / "serving" / "index")
+    with server.run_server(tmp_path / "model") as address:
+        body = {"instances": [base64.b64encode(colour_sets.picture(number)).decode() for number in (65, 45)], "top_k": 1}
+        two, none = (one["hits"][0] for one in post(f"{address}/v1/models/colours:search", body)["predictions"])
+        assert (two["label"], two["labels"]) == ("green|red", ["green", "red"])
+        assert (none["label"], none["labels"]) == ("", [])
+        hits = post(f"{address}/v1/models/colours:search", body | {"label": "blue", "top_k": 100})["predictions"][0]["hits"]
+        assert len(hits) == 59 and all("blue" in hit["labels"] for hit in hits)
+        about = requests.get(f"{address}/v1/models/colours/index", timeout=SECONDS).json()
+        assert about["labels"] == ["blue", "green", "red"]
+        searched = [hit.label for hit in RemoteSearcher(address, 2).nearest([colour_sets.picture(65)])[0].hits]
+        assert searched == ["green|red", "green|red"]
 
 
 GRPC_CLIENT = """

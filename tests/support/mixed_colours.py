@@ -56,8 +56,8 @@ def write_folder(root: Path) -> Path:
 
 
 def write_records(root: Path) -> Path:
-    """Writes records of one image of each colour for validation, and none for test; returns the root."""
-    for split, names in (("validation", IMAGES), ("test", ())):
+    """Writes records of one image of each colour for train and for validation, and none for test; returns the root."""
+    for split, names in (("train", IMAGES), ("validation", IMAGES), ("test", ())):
         examples = (
             (ImageRow("", join_labels(IMAGES[name][1]), 0, "", f"{name}.png"), validate_image(picture(name))) for name in names
         )

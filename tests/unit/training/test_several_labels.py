@@ -18,7 +18,7 @@ from kfp_vision.training import input_pipeline
 from kfp_vision.training.augmentation import Augmentation
 from kfp_vision.training.features import compute_features
 from kfp_vision.training.objectives import SeveralLabels
-from kfp_vision.training.train import _balanced_weights
+from kfp_vision.training.train import SEVERAL_LABELS_MIN_CROP_AREA, _balanced_weights
 
 VALIDATION = 40
 
@@ -99,6 +99,15 @@ def test_scores_of_the_export_are_calibrated_sigmoids(trained, folders):
     ((images, _),) = batches
     logits = keras.saving.load_model(model / "classifier.keras")(images)
     np.testing.assert_allclose(scores, tf.sigmoid(logits), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_crops_are_large_unless_the_recipe_says_otherwise(trained, folders, tmp_path):
+    def share(model) -> float:
+        return json.loads((model / "model.json").read_text())["advanced"]["min_crop_area"]
+
+    assert share(trained[1]) == SEVERAL_LABELS_MIN_CROP_AREA
+    assert share(train(folders, tmp_path, train_steps=2, advanced=NARROW | {"min_crop_area": 0.5})[1]) == 0.5
 
 
 @pytest.mark.slow

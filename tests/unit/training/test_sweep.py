@@ -6,10 +6,14 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from support import damaged_records, shade_records
+from sklearn.metrics import average_precision_score, log_loss
+from support import damaged_records, several_labels, shade_records
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.records.records_folder import read_fields
 from kfp_vision.repository import version
 from kfp_vision.training import sweep
 from kfp_vision.training.trial_plan import SWEPT_FIELDS, plan_trials
@@ -119,7 +123,7 @@ def test_the_best_trial_is_chosen_among_the_successful_ones(trials_run, tmp_path
     assert version.exported_version(tmp_path / "best").fingerprint == version.exported_version(root / "1").fingerprint
     with (tmp_path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(sweep.TRIAL_COLUMNS)
+    assert list(rows[0]) == ["number", *SWEPT_FIELDS.values(), "accuracy", "loss", "seconds", "failed"]
     assert [row["number"] for row in rows] == ["1", "2"]
     assert (rows[1]["accuracy"], rows[1]["failed"]) == ("", failed["failed"])
     page = (tmp_path / "trials.html").read_text()
@@ -141,3 +145,32 @@ def test_a_sweep_without_a_successful_trial_is_rejected_in_one_line(trials_run, 
     with pytest.raises(InputError, match=r"at least one trial must succeed; got trial 2: the loss .*\. Try smaller learning_r"):
         compare(tmp_path, root / "2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trials_on_several_labels_are_compared_by_mean_average_precision(tmp_path):
+    folders = several_labels.write_records(tmp_path, images=32, validation=16)
+    for number, rate in enumerate((0.003, 1e30), start=1):
+        trial = {"number": number, "network": "inception_v1", "optimizer": "adam" if rate < 1 else "sgd", "batch_size": 8}
+        recipe = replace(shade_records.RECIPE, train_steps=20)
+        paths = (folders / "train", folders / "validation", folders / "labels")
+        outputs = {"model": tmp_path / str(number), "page": tmp_path / f"{number}.html"}
+        sweep.train_trial(trial | {"learning_rate": rate}, recipe, *paths, **outputs)
+    learned, failed = (json.loads((tmp_path / number / "trial.json").read_text()) for number in "12")
+    truth = [[number in fields.numbers for number in range(3)] for fields in read_fields(folders / "validation")]
+    encoded = [fields.encoded for fields in read_fields(folders / "validation")]
+    scores = Classifier(version.exported_version(tmp_path / "1")).probabilities(encoded)
+    assert learned["mean_average_precision"] == pytest.approx(average_precision_score(truth, scores))
+    assert learned["loss"] == pytest.approx(3 * log_loss(np.ravel(truth), np.ravel(scores)), rel=1e-4)
+    assert (failed["mean_average_precision"], failed["loss"]) == (None, None)
+    summary = compare(tmp_path, tmp_path / "2", tmp_path / "1")
+    expected = {"trials": 2, "failed": 1, "best_trial": 1, "mean_average_precision": learned["mean_average_precision"]}
+    assert summary == expected
+    assert (tmp_path / "trials.csv").read_text().splitlines()[0].split(",")[5:] == [
+        "mean_average_precision",
+        "loss",
+        "seconds",
+        "failed",
+    ]
+    page = (tmp_path / "trials.html").read_text()
+    assert "is the mean average precision on the validation images of trial" in page
+    assert "accuracy" not in page
