@@ -183,7 +183,7 @@ class Advanced:
         deterministic: make results reproducible bit by bit, at some cost in speed.
         xla: compile with XLA: `on`, `off`, or `auto`, which is on with one GPU.
         cache_pictures: keep decoded images in a quarter of the memory, as many as fit; else decode them each time.
-        min_crop_area: smallest share of an image that a random crop keeps; where images have several labels, 0.8 in place of the
+        min_crop_area: smallest share of an image that a random crop keeps; where images have several labels, 0.8 instead of the
             default, since a smaller crop would leave labels out.
         min_aspect_ratio: smallest ratio of width to height of a crop.
         max_aspect_ratio: largest ratio of width to height of a crop.

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED, WHOLE
 from kfp_vision.dataset import images
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import resizing
@@ -240,7 +240,7 @@ def _turn_upright(pixels: Pixels, orientation: int) -> Pixels:
 
 def central_window(sides: Sides, shape: str = STRETCHED) -> Window:
     """Returns the window of an image of these sides that `decoding.central_window` returns, with a shape of `crop_shapes`."""
-    margins = [side // MARGIN for side in sides]
+    margins = [0 if shape == WHOLE else side // MARGIN for side in sides]
     if shape == SQUARE:
         length = min(side - 2 * margin for side, margin in zip(sides, margins, strict=True))
         margins = [(side - length) // 2 for side in sides]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED, WHOLE
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import SEVERAL, suggest_name
 
@@ -19,6 +19,7 @@ PREPROCESSING = {
     for crop, part in (
         (STRETCHED, "the central 87.5 % of each side"),
         (SQUARE, "the central square of 87.5 % of the shorter side"),
+        (WHOLE, "all of it"),
     )
 }
 ALL_PACKAGES = "kfp-vision[exports]"

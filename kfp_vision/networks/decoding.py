@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED, WHOLE
 from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import orientation
 
@@ -88,12 +88,14 @@ def central_window(sides: tf.Tensor, shape: str = STRETCHED) -> tuple[tf.Tensor,
     Args:
         sides: (height, width) of the image.
         shape: `STRETCHED` for so much of each side, rounded as by `tf.image.central_crop`; `SQUARE` for so much of the shorter
-            side, of the longer one a pixel more if the margins were unequal otherwise.
+            side, of the longer one a pixel more if the margins were unequal otherwise; `WHOLE` for all.
 
     Returns:
         (top, left) and (height, width) of the part, in pixels.
     """
     margins = tf.cast(tf.cast(sides, tf.float32) * ((1 - CENTRAL_FRACTION) / 2), sides.dtype)
+    if shape == WHOLE:
+        margins = tf.zeros_like(margins)
     begin = (sides - tf.reduce_min(sides - 2 * margins)) // 2 if shape == SQUARE else margins
     return begin, sides - 2 * begin
 

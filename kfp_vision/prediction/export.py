@@ -49,7 +49,8 @@ def write_model(
         network: of the model.
         labels: class names, in the order of their numbers.
         settings: of the training; written to `model.json`. The logits of the export are divided by its `temperature`, if any.
-            Its `thresholds`, if any, make it a model of several labels, see `write_saved_model`.
+            Its `thresholds`, if any, make it a model of several labels, see `write_saved_model`. Its `crop`, if any, is what
+            the model sees of an image instead of the network's.
         shape: options of `network.build` that determine the shapes: image_size, depth_multiplier.
         history: rows of the learning curves; written to `training.json`.
         novelty: what tells known images from others; None for a model that does not tell.
@@ -61,12 +62,13 @@ def write_model(
     label_map.write_labels(folder, labels)
     thresholds = settings.get("thresholds", [])
     several = {"labels_per_image": SEVERAL} if thresholds else {}
-    about = {**settings, **several, "crop": network.crop, "labels": labels}
+    crop = settings.get("crop", network.crop)
+    about = {**settings, **several, "crop": crop, "labels": labels}
     metadata = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     (folder / MODEL_FILE).write_text(metadata, encoding="utf-8")
     (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
     version = exported_version(folder).folder
-    write_saved_model(version, stock, labels, shape["image_size"], network.crop, thresholds)
+    write_saved_model(version, stock, labels, shape["image_size"], crop, thresholds)
     (version / VERSION_FILE).parent.mkdir()
     (version / VERSION_FILE).write_text(metadata, encoding="utf-8")
     if novelty:

@@ -30,12 +30,14 @@ class FeedSource(NamedTuple):
         validation_records: folder of records, maybe empty.
         image_size: height and width of the images in pixels.
         scratch: folder for temporary files.
+        crop: what the network sees of an image in validation and in use, see `crop_shapes`.
     """
 
     train_records: Path
     validation_records: Path
     image_size: int
     scratch: Path
+    crop: str
 
 
 class Feed(NamedTuple):
@@ -91,7 +93,7 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
         image_size=data.image_size,
         batch_size=even_batch_size(held_out, MAX_VALIDATION_BATCH),
         max_images=held_out,
-        crop=networks.NETWORKS[recipe.network].crop,
+        crop=data.crop,
     )
     return Feed(network, batches, validation)
 
@@ -110,8 +112,7 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: b
     """
     body, head = networks.split_head(network)
     seed, flip = recipe.advanced.seed, recipe.advanced.flip
-    crop = networks.NETWORKS[recipe.network].crop
-    compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=crop)
+    compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=data.crop)
     training = compute(data.train_records, mirrored=flip)
     validation = compute(data.validation_records, mirrored=False) if validates else None
     images = len(training.labels) + (len(validation.labels) if validation else 0)
@@ -126,20 +127,18 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: b
     return Feed(head, batches, validation_batches(validation), (training, validation))
 
 
-def export_features(network: Any, data: FeedSource, recipe: Recipe) -> tuple[CachedFeatures, CachedFeatures]:
+def export_features(network: Any, data: FeedSource) -> tuple[CachedFeatures, CachedFeatures]:
     """Computes the features of some training and validation images, with the weights that the network has.
 
     Args:
         network: the Keras model.
         data: where to read.
-        recipe: how the network was trained.
 
     Returns:
         The features of the training images and of the validation images, `FEATURE_IMAGES` at most of each.
     """
     body, _ = networks.split_head(network)
-    crop = networks.NETWORKS[recipe.network].crop
-    compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=crop, mirrored=False)
+    compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=data.crop, mirrored=False)
     training = compute(data.train_records, max_images=FEATURE_IMAGES)
     validation = compute(data.validation_records, max_images=FEATURE_IMAGES)
     return training, validation

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import Advanced
+from kfp_vision.core.crop_shapes import WHOLE
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.core.values import ONE, SEVERAL
@@ -96,7 +97,8 @@ def train_classifier(
     with temporary_folder() as scratch:
         with strategy.scope():
             network = _build_network(recipe, len(labels), precision, shape, several=about.several)
-            data = feeds.FeedSource(train_records, validation_records, shape["image_size"], scratch)
+            crop = WHOLE if about.several else NETWORKS[recipe.network].crop
+            data = feeds.FeedSource(train_records, validation_records, shape["image_size"], scratch, crop)
             feed = (feeds.feature_feed if recipe.train_last_layer_only else feeds.image_feed)(network, data, recipe)
             balanced = recipe.advanced.class_weights == "balanced"
             class_weights = _balanced_weights(train_records, objective) if balanced else None
@@ -115,7 +117,7 @@ def train_classifier(
             scores = _fit_scores(trainer, feed.validation, labels, about.several)
             novelty = _fit_novelty(feed, network, data, recipe, len(labels))
     if is_chief:
-        settings = {**scores, "precision": precision}
+        settings = {**scores, "precision": precision, **({"crop": crop} if about.several else {})}
         _write_outputs(model, page, network, trainer, labels, shape, settings, novelty)
     devices.wait_for_workers(strategy)
     return _final_metrics(trainer)
@@ -322,7 +324,7 @@ def _fit_novelty(feed: feeds.Feed, network: Any, data: feeds.FeedSource, recipe:
     """Returns what tells known images from others, see `novelty`; None if there are too few validation images."""
     if read_records_info(data.validation_records).images < MIN_IMAGES:
         return None
-    training, validation = feed.features or feeds.export_features(network, data, recipe)
+    training, validation = feed.features or feeds.export_features(network, data)
     images, labels = known_pairs(training.labels, feeds.FEATURE_IMAGES)
     if not len(images):  # no image has a label
         return None

@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 from support import mutate_images, odd_images, place_model
 
-from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED, WHOLE
 from kfp_vision.dataset.images import Rejected, validate_image
 from kfp_vision.engines import resizing
 from kfp_vision.engines.cropping import central_window, crop, crop_and_measure, crop_floats
@@ -110,7 +110,7 @@ KINDS = {
 SIDES = [(61, 44), (71, 73), (150, 153), (299, 303), (601, 633), (1, 40), (40, 1), (1, 1)]
 
 
-@pytest.mark.parametrize("shape", [STRETCHED, SQUARE])
+@pytest.mark.parametrize("shape", [STRETCHED, SQUARE, WHOLE])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_pixels_of_the_exported_model(kind, shape):
     mode, image_format, options = KINDS[kind]
@@ -174,7 +174,7 @@ def turned(image: Image.Image, orientation: int) -> bytes:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("sides", [(48, 40), (67, 45), (160, 152), (328, 320), (640, 616)])
-@pytest.mark.parametrize("shape", [STRETCHED, SQUARE])
+@pytest.mark.parametrize("shape", [STRETCHED, SQUARE, WHOLE])
 def test_a_jpeg_is_set_upright(orientation, sides, shape):
     # Even colours across blocks of 8 pixels lose nothing when the upright copy is encoded again.
     patches = Image.fromarray(np.asarray(landscape(-(-sides[0] // 8), -(-sides[1] // 8))))

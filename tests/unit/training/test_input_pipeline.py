@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
+from kfp_vision.core.crop_shapes import SQUARE, STRETCHED, WHOLE
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
@@ -117,7 +117,7 @@ def test_a_jpeg_window_equals_that_part_of_the_decoded_image():
         assert np.array_equal(part, expected[top_edge : top_edge + height, left_edge : left_edge + width])
 
 
-@pytest.mark.parametrize("crop", [STRETCHED, SQUARE])
+@pytest.mark.parametrize("crop", [STRETCHED, SQUARE, WHOLE])
 def test_evaluation_batches_equal_the_preprocessing_of_the_export(tmp_path, crop):
     contents = [encoded(flower(*sides), kind) for sides in ((90, 70), (300, 401), (700, 900)) for kind in ("JPEG", "PNG")]
     examples = (
