@@ -14,7 +14,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction import batch, client
 from kfp_vision.prediction.classifier import Classifier, Prediction, choose_labels
 from kfp_vision.repository.version import Version
-from kfp_vision.storage import reading
+from kfp_vision.storage import reading, several_sample
 
 
 @pytest.fixture(scope="module")
@@ -375,3 +375,9 @@ def test_the_answer_of_a_saved_model_alone_has_labels_but_no_scores():
     assert (prediction.several, prediction.labels, prediction.scores) == (True, ["blue", "red"], [])
     assert prediction.in_words() == "blue, red"
     assert client._parse_prediction(answer | {"labels": ["", "", ""]}).labels == []
+
+
+def test_drawn_images_that_have_several_labels_come_with_them():
+    uri, label, encoded = next(batch.read_images("sample?labels=several"))
+    assert encoded.startswith(b"\xff\xd8\xff")
+    assert label == "|".join(several_sample.labels_of(uri.rpartition("/")[2]))
