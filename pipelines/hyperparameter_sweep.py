@@ -78,8 +78,7 @@ def hyperparameter_sweep(
         gpu_count: number of GPUs per training; 0 for none.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.
-        min_accuracy: minimum accuracy (of several labels, minimum mean average precision); a model below it is rejected and not
-            deployed.
+        min_accuracy: minimum accuracy, or with labels=several mean average precision; a model below it is not deployed.
         model_name: name of the model: letters, digits, - and _.
         deploy_to: none, kserve, or a model repository: a folder of numbered versions, local or in a bucket.
         test_image_uri: image to send to the deployed model; empty for a held-out one.

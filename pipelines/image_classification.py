@@ -73,8 +73,7 @@ def image_classification(
         gpu_count: number of GPUs; 0 for none.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.
-        min_accuracy: minimum accuracy (of several labels, minimum mean average precision); a model below it is rejected and not
-            deployed.
+        min_accuracy: minimum accuracy, or with labels=several mean average precision; a model below it is not deployed.
         model_name: name of the model: letters, digits, - and _.
         deploy_to: none, kserve, or a model repository: a folder of numbered versions, local or in a bucket.
         skip_unchanged: skip the training if the deployed model was trained on the same images and fields.

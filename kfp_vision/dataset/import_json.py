@@ -98,9 +98,10 @@ def _parse_items(items: list[tuple[int, Any]], labels: LabelRule) -> ParsedLines
     """Reads items as the rows of a table with a column for each key."""
     flat: list[tuple[int, dict[str, str]]] = []
     wrong = []
+    questions = label_studio.questions(item for _, item in items)
     for number, item in items:
         try:
-            flat.append((number, _flatten(item, labels.several)))
+            flat.append((number, _flatten(label_studio.join_answers(item, questions), labels.several)))
         except InvalidLine as fault:
             wrong.append((number, str(fault)))
     names = list(dict.fromkeys(key for _, fields in flat for key in fields))

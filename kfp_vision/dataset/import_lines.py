@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from kfp_vision.core.values import ONE, SEVERAL
+from kfp_vision.core.values import ONE, SEVERAL, check_choices
 from kfp_vision.dataset.invalid_lines import InvalidColumns, InvalidLine
 from kfp_vision.dataset.label_cells import MISSING_VALUES, NAMED_SEPARATORS, choose_separator, joined, read_cell
 from kfp_vision.dataset.table import LABEL_SEPARATOR
@@ -83,8 +83,11 @@ class LabelRule:
         Args:
             labels: the field `labels`.
             separator: the setting `label_separator` of `advanced`; `space` and `tab` stand for these.
+
+        Raises:
+            InputError: labels is neither.
         """
-        assert labels in (ONE, SEVERAL), labels
+        check_choices({"labels": labels}, {"labels": (ONE, SEVERAL)})
         return cls(labels == SEVERAL, NAMED_SEPARATORS.get(separator, separator))
 
     def choose(self, cells: Iterable[str], notes: list[str]) -> str:

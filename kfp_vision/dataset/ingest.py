@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.core.values import ONE, SEVERAL
+from kfp_vision.core.values import ONE, SEVERAL, check_choices
 from kfp_vision.dataset import exclusions, image_files, rare_classes, several_labels, table_checks
 from kfp_vision.dataset.content_ids import map_concurrently
 from kfp_vision.dataset.scan import scan_images
@@ -93,8 +93,8 @@ def ingest_images(
         The catalog in the table.
 
     Raises:
-        InputError: there is nothing at the URI, it is not clear which folders are classes, the data cannot be trained on, or
-            the exclusion list cannot be read or matches no image.
+        InputError: labels is neither, there is nothing at the URI, it is not clear which folders are classes, the data cannot
+            be trained on, or the exclusion list cannot be read or matches no image.
 
     Example:
         outputs = {"table": Path("images.csv"), "page": Path("summary.html")}
@@ -103,6 +103,7 @@ def ingest_images(
     """
     from kfp_vision.dataset import annotations  # detection imports this module
 
+    check_choices({"labels": labels}, {"labels": (ONE, SEVERAL)})
     tasks: dict[str, Task] = {CLASSIFICATION: ClassificationTask(), DETECTION: annotations.DetectionTask()}
     steps = tasks[task]
     images_uri, leave_out_uri = uris.from_field(images_uri), uris.from_field(leave_out_uri)

@@ -9,6 +9,7 @@ from kfp_vision.dataset.invalid_lines import InvalidLine
 from kfp_vision.dataset.table import LABEL_SEPARATOR, join_labels
 
 SEPARATORS = ("|", ";", ",")  # in the order in which they are looked for: a comma may be part of a name
+SEPARATORS_BESIDE_LISTS = ("|", ";")
 NAMED_SEPARATORS = {"space": " ", "tab": "\t"}  # which a form would drop
 MISSING_VALUES = ("nan", "<na>", "#n/a")  # how pandas and spreadsheets write an empty cell, in lower case
 LIST_BEGINNINGS = ("[", "{")
@@ -18,16 +19,18 @@ CHOICES = "choices"  # key of Label Studio
 def choose_separator(cells: Iterable[str]) -> str:
     """Chooses what separates the labels in the cells of a column: the first of `SEPARATORS` that any of them holds.
 
+    A comma does not, where other cells are lists in JSON.
+
     Args:
         cells: of the column.
 
     Returns:
         The separator; empty if every cell holds one label or a list in JSON.
     """
-    held = {
-        separator for cell in cells if not cell.startswith(LIST_BEGINNINGS) for separator in SEPARATORS if separator in cell
-    }
-    return next((separator for separator in SEPARATORS if separator in held), "")
+    cells = list(cells)
+    plain = [cell for cell in cells if not cell.startswith(LIST_BEGINNINGS)]
+    candidates = SEPARATORS if len(plain) == len(cells) else SEPARATORS_BESIDE_LISTS
+    return next((separator for separator in candidates if any(separator in cell for cell in plain)), "")
 
 
 def read_cell(cell: str, separator: str) -> list[str] | None:

@@ -1,9 +1,10 @@
-"""Reads the tasks in Label Studio's JSON exports, whose images were given choices by people.
+"""Reads Label Studio's exports as JSON and JSON-MIN, whose images were given choices by people.
 
 Source: https://labelstud.io/guide/export#Label-Studio-JSON-format-of-annotated-tasks, as of Label Studio 1.13.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,6 +16,34 @@ CHOICES = "choices"  # type of a result, and key of its values
 IMAGE_KEYS = {name for row in IMAGE_COLUMNS for name in row}
 UPLOADS, LOCAL_FILES = "/data/upload/", "/data/local-files/"  # paths on its server
 UPLOAD_PREFIX = re.compile(r"(?<![^/])[0-9a-f]{8}-(?=[^/]+$)")  # which it puts before the name of a file that is uploaded
+
+
+def questions(items: Iterable[Any]) -> list[str]:
+    """Returns the keys of an export in the format JSON-MIN, named by its questions, that hold choices in any of the items.
+
+    Args:
+        items: of the file.
+    """
+    held = (key for item in items if isinstance(item, dict) for key, value in item.items() if _holds_choices(value))
+    return list(dict.fromkeys(held))
+
+
+def join_answers(item: Any, keys: Sequence[str]) -> Any:
+    """Returns an item of JSON-MIN with the choices of all questions as its label.
+
+    Args:
+        item: of the file; anything else than a dictionary is returned as it is.
+        keys: what `questions` returns; a single choice is a text there.
+    """
+    if not keys or not isinstance(item, dict) or is_task(item):
+        return item
+    answers = [item[key][CHOICES] if _holds_choices(item[key]) else item[key] for key in keys if item.get(key)]
+    labels = [label for answer in answers for label in (answer if isinstance(answer, list) else [answer])]
+    return {key: value for key, value in item.items() if key not in keys} | ({"label": labels} if answers else {})
+
+
+def _holds_choices(value: Any) -> bool:
+    return isinstance(value, dict) and CHOICES in value
 
 
 def is_task(item: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.core.values import ONE, SEVERAL, sort_labels
+from kfp_vision.core.values import ONE, SEVERAL, check_choices, sort_labels
 from kfp_vision.dataset import table
 from kfp_vision.dataset.label_map import write_label_map, write_labels
 from kfp_vision.dataset.stratify import assign_splits
@@ -96,8 +96,9 @@ def split_images(
         or boxes, and copies of an image that a predefined split holds out.
 
     Raises:
-        InputError: a class would have no images left to train on.
+        InputError: a class would have no images left to train on, or labels is neither of the two.
     """
+    check_choices({"labels": labels}, {"labels": (ONE, SEVERAL)})
     rows = list(table.read_table(images))
     with_boxes, several = any(row.objects for row in rows), labels == SEVERAL
     conflicts = (

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset import image_files
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.dataset.table import MAX_NAMED, SHOWN_SEPARATOR, SkippedFiles
+from kfp_vision.dataset.table import MAX_NAMED, SHOWN_SEPARATOR, SkippedFiles, join_labels, show_labels
 from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, Prediction, apply_to_valid
 from kfp_vision.reports import results
 from kfp_vision.storage import atomic, reading, several_sample, uris
@@ -47,8 +47,8 @@ def predict_images(
         images_uri: An image, or anything that `reading.walk` reads.
         table: CSV file to write, with the columns path, label, prediction, score, known, known_score; all but the first two
             are empty for an image that cannot be read, and the last two where the model does not tell. Where images have
-            several labels, prediction holds those of the image with `|` between, the most probable first, and is empty for
-            none; score is the largest of all classes.
+            several labels, prediction holds those of the image with `|` between, sorted as in label, and is empty for none;
+            score is the largest of all classes.
         all_scores: Whether to add a column `score:LABEL` for every class.
         name_unknown: Whether the prediction of an image that is not known is `unknown`, which counts as wrong.
         partition: Number of the partition of the images to classify, from 0; see `join_predictions`.
@@ -78,7 +78,7 @@ def predict_images(
                     print(redact(f"unreadable: {uri} ({answer})"))
                 else:
                     is_unknown = name_unknown and answer.known is False
-                    named = UNKNOWN if is_unknown else SHOWN_SEPARATOR.join(answer.labels)
+                    named = UNKNOWN if is_unknown else show_labels(join_labels(answer.labels))
                     counts["right"] += given.are_right(label, named)
                     scores = (f"{score:.6f}" for score in answer.probabilities) if all_scores else ()
                     writer.writerow([uri, label, named, f"{answer.score:.6f}", *_known_columns(answer), *scores])
@@ -184,8 +184,9 @@ def _summary(counts: Mapping[str, int], *, several: bool) -> str:
     text = f"{counts['pictures']} images classified, {counts['unreadable']} unreadable"
     if counts["labelled"]:
         accuracy = summary_metrics(counts)["accuracy"]
-        figure, names = ("share with exactly their labels", "their labels") if several else ("accuracy", "a class")
-        text += f"; {figure} {accuracy:.4f} on the {counts['labelled']} in folders named after {names}"
+        figure = "share with exactly their labels" if several else "accuracy"
+        given = "whose labels are given" if several else "in folders named after a class"
+        text += f"; {figure} {accuracy:.4f} on the {counts['labelled']} {given}"
     return text
 
 

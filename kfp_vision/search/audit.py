@@ -22,6 +22,7 @@ from kfp_vision.storage import atomic
 FINDING_COLUMNS = ("path", "leave_out", "finding", "label", "instead", "other", "score")
 NEIGHBOURS_PER_IMAGE = 40  # per image: more than vote on a label, since near-duplicates do not vote
 EXCLUDE_FROM_SHARE = 0.8  # share of the votes from which an image with another label is excluded by default
+EXCLUDE_FROM_PROBABILITY = 0.95  # of one of several labels to be wrong, from which its image is
 MAX_PAIRS_SHOWN, MAX_LABEL_ISSUES_SHOWN = 60, 40  # on the page
 # Kinds of findings, as in the table.
 OTHER_LABEL, OTHER_SPLIT, COPY = "copy under another label", "copy in another split", "copy"
@@ -40,7 +41,8 @@ class Finding:
         instead: Label of its neighbours, or of the other image of a pair of near-duplicates. Where images have several, its
             labels without the one in question, or with it if it lacks that.
         other: Position of that image; -1 for a label issue.
-        score: Correlation of two near-duplicates, or share of the neighbours' votes for another label.
+        score: Correlation of two near-duplicates, or share of the neighbours' votes for another label; where images have
+            several, probability that the label is wrong.
     """
 
     position: int
@@ -164,11 +166,11 @@ def _kind(index: Index, split: Sequence[str], position: int, other: int) -> str:
 
 def _label_findings(index: Index, suspected: Sequence[LabelIssue]) -> Iterator[Finding]:
     for suspect in suspected:
-        kind = MISSED_LABEL if suspect.missed else LABEL_ISSUE
-        instead = suspect.instead
+        kind, instead, exclude_from = LABEL_ISSUE, suspect.instead, EXCLUDE_FROM_SHARE
         if index.several:
+            kind, exclude_from = MISSED_LABEL if suspect.missed else LABEL_ISSUE, EXCLUDE_FROM_PROBABILITY
             instead = show_labels(join_labels(set(index.images[suspect.position].labels) ^ {suspect.instead}))
-        yield Finding(suspect.position, suspect.share >= EXCLUDE_FROM_SHARE, kind, instead, -1, suspect.share)
+        yield Finding(suspect.position, suspect.share >= exclude_from, kind, instead, -1, suspect.share)
 
 
 def _write_table(table: Path, index: Index, findings: Sequence[Finding]) -> None:

@@ -1,12 +1,13 @@
 """Finds label issues: images whose nearest neighbours have another label.
 
 The vote of a neighbour weighs more the nearer it is, after Dudani, The distance-weighted k-nearest-neighbor rule, 1976. Where
-images have several labels, each label is voted on by itself, and what is usual for it decides, after Northcutt, Jiang and
-Chuang, Confident learning: estimating uncertainty in dataset labels, 2021.
+images have several labels, each is voted on by itself. How probable it is for so many votes is fitted to the data, by isotonic
+regression: Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability estimates, 2002.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from kfp_vision.core.values import sort_labels
 
 MAX_VOTERS = 20  # neighbours
 VOTE_TEMPERATURE = 0.1  # difference in similarity over which the weight of a vote falls by a factor of e
+# Where images have several labels: how probable it must be that a label is wrong, and by how much the votes must raise the odds
+# of that above those of any image with, or without, the label. Without the latter, every image with a rare label would be one.
+MIN_PROBABILITY, MIN_ODDS_RATIO = 0.9, 5.0
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,9 @@ class LabelIssue:
     Attributes:
         position: Position of the image in the index.
         instead: Label with the most votes of its neighbours; where images have several, the label in question.
-        share: Share of the votes for that label, from 0 to 1; where images have several, of those against what the image has.
-        own: Share of the votes for the label that it has; where images have several, of those for what it has.
+        share: Share of the votes for that label, from 0 to 1; where images have several, probability that the image lacks the
+            label wrongly, or has it wrongly.
+        own: Share of the votes for the label that it has; where images have several, the rest of the probability.
         missed: Whether the image lacks the label and should probably have it; only where images have several.
     """
 
@@ -79,10 +84,6 @@ def find_set_issues(
 ) -> list[LabelIssue]:
     """Finds labels that images probably lack, or have wrongly, where an image has several labels or none.
 
-    A label is in question if more than half of the votes are against what the image has, and at least as large a share as
-    images of the other kind usually get: for a label that it lacks, the mean of those that have it; for one that it has, the
-    mean of those that lack it. So a rare label, for which even images that have it get few votes, is not always in question.
-
     Args:
         labels: Labels of all images; all images vote, those without labels as well.
         scores: Similarities of the nearest neighbours, float32 (images, count), in descending order.
@@ -90,25 +91,30 @@ def find_set_issues(
         group: Number of each image's group of near-duplicates, int (images,); duplicates do not vote on each other.
 
     Returns:
-        Label issues, those with the largest share of the votes against them first; an image may have several.
+        Label issues, the most probable first; an image may have several.
     """
-    names = sort_labels({label for of_image in labels for label in of_image})
-    number = {name: place for place, name in enumerate(names)}
-    has = np.zeros((len(labels), len(names)), bool)
-    for position, of_image in enumerate(labels):
-        has[position, [number[label] for label in of_image]] = True
+    from sklearn.isotonic import IsotonicRegression
+
     weights = _vote_weights(scores, (positions >= 0) & (group[positions] != group[:, None]))
-    weights /= np.maximum(weights.sum(1, keepdims=True), 1e-9)
-    votes = np.stack([(weights * of_label[positions]).sum(1) for of_label in has.T], 1) if names else has.astype(np.float32)
-    has_voters = weights.max(1, keepdims=True, initial=0) > 0
-    against = np.where(has, 1 - votes, votes) * has_voters
-    usual = np.where(has, _mean_where(1 - votes, ~has & has_voters), _mean_where(votes, has & has_voters))
-    in_question = (against > 0.5) & (against >= usual)
-    found = [
-        LabelIssue(int(position), names[place], float(share), float(1 - share), missed=not has[position, place])
-        for (position, place), share in zip(np.argwhere(in_question), against[in_question], strict=True)
-    ]
+    total = weights.sum(1)
+    found: list[LabelIssue] = []
+    for name in sort_labels({label for of_image in labels for label in of_image}):
+        has = np.array([name in of_image for of_image in labels])
+        votes = (weights * has[positions]).sum(1) / np.maximum(total, 1e-9)
+        fitted = IsotonicRegression(y_min=0, y_max=1).fit_transform(votes, has)
+        wrong = np.where(has, 1 - fitted, fitted)
+        usual = np.where(has, 1 - has.mean(), has.mean())
+        in_question = (total > 0) & (wrong >= MIN_PROBABILITY) & (_odds(wrong) >= MIN_ODDS_RATIO * _odds(usual))
+        found += [
+            LabelIssue(int(position), name, float(wrong[position]), float(1 - wrong[position]), missed=not has[position])
+            for position in np.flatnonzero(in_question)
+        ]
     return sorted(found, key=lambda issue: -issue.share)
+
+
+def _odds(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    odds: npt.NDArray[np.floating[Any]] = probabilities / np.maximum(1 - probabilities, 1e-9)
+    return odds
 
 
 def _vote_weights(scores: npt.NDArray[np.float32], is_voter: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -119,10 +125,3 @@ def _vote_weights(scores: npt.NDArray[np.float32], is_voter: npt.NDArray[np.bool
     weights: npt.NDArray[np.float32]
     weights = np.where(is_voter, np.exp((scores - np.maximum(best, -1)[:, None]) / VOTE_TEMPERATURE), 0)
     return weights
-
-
-def _mean_where(values: npt.NDArray[np.float32], chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Returns the mean of the chosen values of each column; 1 for a column without any."""
-    counts = chosen.sum(0)
-    means: npt.NDArray[np.float32] = np.where(counts, np.where(chosen, values, 0).sum(0) / np.maximum(counts, 1), 1)
-    return means

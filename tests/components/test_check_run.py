@@ -60,3 +60,28 @@ def test_rejects_an_exclusion_list_without_the_column_path(fields, tmp_path):
         f"error: leave_out_uri must have a column path; got uri, label in {listing}, line 1. "
         "Write path,leave_out in the first line and lines such as daisy/1.jpg,yes below it, in UTF-8."
     )
+
+
+@pytest.mark.parametrize(
+    ("images_uri", "line"),
+    [
+        (
+            "sample?labels=several",
+            "error: images_uri=sample?labels=several must be read with labels=several; got labels=one. "
+            "Set labels to several, or images_uri to sample.",
+        ),
+        (
+            "{folder}/list.jsonl",
+            "error: with labels=one, every line of an import file must give one label; "
+            "got several labels in {folder}/list.jsonl, line 1. "
+            "Set labels to several if an image may have several of them, or leave one in each line.",
+        ),
+    ],
+)
+def test_data_of_several_labels_needs_the_field_labels(fields, tmp_path, images_uri, line):
+    (tmp_path / "list.jsonl").write_text('{"uri": "1.jpg", "label": ["daisy", "rose"]}\n')
+    values = fields | {"images_uri": images_uri.format(folder=tmp_path)}
+    ended = run_component.run(components.check_run, tmp_path / "one", **values)
+    assert run_component.error_line(ended) == line.format(folder=tmp_path)
+    ended = run_component.run(components.check_run, tmp_path / "several", **values | {"labels": "several"})
+    assert ended.succeeded

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from kfp import dsl
-from support import run_component, sigkill
+from support import run_component, several_labels, sigkill
 from support.model_servers import until
 from support.webhook_receiver import Web
 
@@ -254,6 +254,31 @@ def test_a_killed_stage_is_reported_leaves_no_partial_outputs_and_can_be_rerun(s
         rerun_outputs = {path.name: path for path in rerun.folder.iterdir()}
         assert_same_outputs(rerun_outputs, request.getfixturevalue(UNDISTURBED[stage]).folder)
     assert UNFINISHED.get(stage) not in remaining
+
+
+@pytest.mark.parametrize("stage", ["ingest_images", "split_images", "write_tfrecords"])
+def test_a_killed_stage_leaves_the_same_outputs_to_its_rerun_where_images_have_several_labels(stage, ratios, webhook, tmp_path):
+    listed = several_labels.write_folder(tmp_path / "photos", 80)
+    ingest_values = run_component.ingest_arguments(listed, labels="several") | ratios
+    split_values = {"labels": "several", "advanced": {}, **ratios}
+    stages: dict[str, tuple[dict[str, Path], dict[str, Any]]] = {"ingest_images": ({}, ingest_values)}
+    if stage != "ingest_images":
+        ingested = run_component.run(components.ingest_images, tmp_path / "ingest", **ingest_values)
+        stages["split_images"] = {"images": ingested.folder / "images"}, split_values
+    if stage == "write_tfrecords":
+        split = run_component.run(components.split_images, tmp_path / "split", *stages["split_images"][:1], **split_values)
+        tables = {name: split.folder / name for name in ("tables", "label_map")}
+        stages["write_tfrecords"] = tables, {"images_per_shard": 8, "advanced": {}}
+    artifacts, parameters = stages[stage]
+    attempts = (run_and_kill(stage, tmp_path / str(number), artifacts, parameters) for number in range(MAX_ATTEMPTS))
+    killed_stage = next(filter(None, attempts))
+    until(lambda: not any(sigkill.lives(process) for process in killed_stage.kill.processes))
+    rerun = run_component.run(getattr(components, stage), tmp_path / "again", artifacts, **parameters)
+    assert rerun.succeeded, rerun.printed
+    assert_same_outputs({path.name: path for path in killed_stage.kill.folder.glob("[!.]*")}, rerun.folder)
+    if stage == "write_tfrecords":
+        labels = [label for _, _, label in read_examples(rerun.folder / "train_records")]
+        assert {"", "blue", "blue\tgreen", "blue\tgreen\tred"} <= set(labels)
 
 
 def assert_same_outputs(outputs: dict[str, Path], folder: Path) -> None:

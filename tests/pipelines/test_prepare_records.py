@@ -1,5 +1,6 @@
 """Preparing records through the command line: from annotated images to a label map and TFRecord files."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from support import boxed_images, sample_images
+from support import boxed_images, sample_images, several_labels
 
-from kfp_vision.records.records_folder import read_examples
+from kfp_vision.records.records_folder import read_examples, read_fields
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,35 @@ def test_prepares_classification_records_without_the_excluded_images(tmp_path):
     written = [(name, label) for split in ("train", "validation") for name, _, label in read_examples(folder / split)]
     assert {label for _, label in written} == {"bellcup", "globelet"}
     assert len(written) == 18 and not [name for name, _ in written if name.endswith("0001.jpg")]
+
+
+@pytest.mark.slow
+def test_prepares_records_of_several_labels_from_coco_on_several_machines(tmp_path):
+    listed = several_labels.write_folder(tmp_path / "photos", 60)
+    with listed.open(newline="") as file:
+        labels_of = {row["uri"]: row["label"].replace("[]", "").split("|") for row in csv.DictReader(file)}
+    images = [{"id": number, "file_name": name} for number, name in enumerate(labels_of)]
+    numbers = {label: number for number, label in enumerate(several_labels.LABELS)}
+    marks = [
+        {"image_id": image, "category_id": numbers[label], "bbox": [0, 0, 9, 9], "iscrowd": 0}
+        for image, labels in enumerate(labels_of.values())
+        for label in filter(None, labels)
+    ]
+    categories = [{"id": number, "name": label} for label, number in numbers.items()]
+    content = {"images": images, "annotations": marks, "categories": categories}
+    (tmp_path / "photos" / "coco.json").write_text(json.dumps(content))
+    done = prepare(tmp_path, images_uri="photos/coco.json", labels="several", test_ratio=0.1, images_per_shard=8, partitions=2)
+    folder = Path(done.result["records"])
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "labels.txt",
+        "refused.csv",
+        "several_labels",
+        "test",
+        "train",
+        "validation",
+    ]
+    written = {one.name: one.label for split in ("train", "validation", "test") for one in read_fields(folder / split)}
+    assert {Path(name).name: label for name, label in written.items()} == {
+        name: "\t".join(filter(None, labels)) for name, labels in labels_of.items()
+    }
+    assert json.loads((folder / "train" / "records.json").read_text())["labels_per_image"] == "several"

@@ -14,10 +14,10 @@ import yaml
 from support import sample_images
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__, components
-from kfp_vision.cli.commands import parse_assignments
+from kfp_vision.cli.commands import main, parse_assignments
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
-from kfp_vision.storage import sample
+from kfp_vision.storage import sample, several_sample
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -315,6 +315,13 @@ def test_only_debug_shows_the_traceback_of_a_failure(data, tmp_path):
     assert "Traceback" in results.stderr
     assert results.stderr.splitlines()[-1].startswith("error: images_uri must contain images; got none at ")
     assert "KFP Executor" in results.stdout
+
+
+def test_sample_writes_images_of_several_labels_with_a_table_of_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(several_sample, "IMAGES", 2)
+    main(["sample", str(tmp_path / "new"), "--labels", "several"])
+    assert capsys.readouterr().out == f"2 images in 5 classes in {tmp_path / 'new'}\n"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["0001.jpg", "0002.jpg", "labels.csv"]
 
 
 @pytest.mark.slow

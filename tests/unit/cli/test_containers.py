@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import sample_images
+from support import sample_images, several_labels
 from support.skip import leave_out
 
 from kfp_vision.cli import containers
@@ -84,6 +84,13 @@ def test_the_image_folders_of_an_import_file_are_mounted(tmp_path):
     assert not containers.needs_network(values)
     listing.write_text("s3://bucket/1.jpg,bell\n")
     assert containers.needs_network(values)
+
+
+def test_the_image_folders_of_an_import_file_of_several_labels_are_mounted(tmp_path):
+    listing = several_labels.write_folder(tmp_path / "photos", 3)
+    (tmp_path / "list.jsonl").write_text('{"uri": "photos/0001.jpg", "label": ["blue", "red"]}\n')
+    values = LOCAL | {"images_uri": str(tmp_path / "list.jsonl"), "labels": "several"}
+    assert mounts(values) == {str(tmp_path / "list.jsonl"): True, str(listing.parent): True}
 
 
 def test_the_folder_of_an_import_file_is_mounted_if_images_must_be_looked_for(tmp_path):

@@ -75,6 +75,17 @@ def read(folder: Path, name: str, text: str, rule: LabelRule = SEVERAL) -> list[
         ("a.manifest", json.dumps(SAGEMAKER), [["daisy", "rose"]]),
         ("a.json", json.dumps([{"image": "1.jpg", "choice": {"choices": ["rose", "daisy"]}, "id": 3}]), [["daisy", "rose"]]),
         ("a.json", json.dumps([{"image": "1.jpg", "choice": "daisy", "id": 3}]), [["daisy"]]),
+        (
+            "a.json",
+            json.dumps(
+                [
+                    {"image": "1.jpg", "flower": {"choices": ["rose", "daisy"]}, "light": "sun", "lead_time": 3.5},
+                    {"image": "2.jpg", "flower": "daisy", "annotator": 1},
+                    {"image": "3.jpg", "flower": "daisy", "light": {"choices": ["sun", "rain"]}},
+                ]
+            ),
+            [["daisy", "rose", "sun"], ["daisy"], ["daisy", "rain", "sun"]],
+        ),
         ("a.csv", "uri,label\n1.jpg,2.0|10.0\n2.jpg,2.0\n", [["2", "10"], ["2"]]),
     ],
 )

@@ -15,6 +15,8 @@ from kfp_vision.dataset.label_cells import choose_separator, read_cell
         (["daisy,rose", "tulip|aster"], "|"),
         (["daisy", "tulip"], ""),
         (['["daisy, red", "rose"]', "tulip"], ""),
+        (['["daisy, red", "rose"]', "tulip, red"], ""),
+        (["[]", "daisy|rose"], "|"),
         ([], ""),
     ],
 )

@@ -14,7 +14,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.prediction import batch, client
 from kfp_vision.prediction.classifier import Classifier, Prediction, choose_labels
 from kfp_vision.repository.version import Version
-from kfp_vision.storage import reading
+from kfp_vision.storage import reading, several_sample
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +342,7 @@ def test_the_table_joins_several_labels_and_counts_exact_matches(of_several, tmp
     options = {"thresholds": of_several.thresholds, "all_scores": True}
     counts = batch.predict_images(of_several, of_several.labels, str(root), tmp_path / "out.csv", **options)
     rows = {Path(row["path"]).stem: row for row in table(tmp_path / "out.csv")}
-    predicted = {name: "|".join(labels) for name, (_, labels) in mixed_colours.IMAGES.items()}
+    predicted = {name: "|".join(sorted(labels)) for name, (_, labels) in mixed_colours.IMAGES.items()}
     predicted |= {"broken": "", "wrong": "blue|red", "right": "blue|red", "none": ""}
     assert {name: row["prediction"] for name, row in rows.items()} == predicted
     assert [name for name, row in rows.items() if not row["score"]] == ["broken"]
@@ -354,7 +354,7 @@ def test_the_table_joins_several_labels_and_counts_exact_matches(of_several, tmp
     assert counts == {"pictures": 9, "unreadable": 1, "labelled": 7, "right": 5}
     output = capsys.readouterr().out
     assert "an image has the labels whose score is at least red 0.5000, green 0.5000, blue 0.9700" in output
-    assert "share with exactly their labels 0.7143 on the 7 in folders named after their labels" in output
+    assert "share with exactly their labels 0.7143 on the 7 whose labels are given" in output
 
 
 def test_joined_tables_of_several_labels_equal_one(of_several, tmp_path):
@@ -375,3 +375,9 @@ def test_the_answer_of_a_saved_model_alone_has_labels_but_no_scores():
     assert (prediction.several, prediction.labels, prediction.scores) == (True, ["blue", "red"], [])
     assert prediction.in_words() == "blue, red"
     assert client._parse_prediction(answer | {"labels": ["", "", ""]}).labels == []
+
+
+def test_drawn_images_that_have_several_labels_come_with_them():
+    uri, label, encoded = next(batch.read_images("sample?labels=several"))
+    assert encoded.startswith(b"\xff\xd8\xff")
+    assert label == "|".join(several_sample.labels_of(uri.rpartition("/")[2]))

@@ -68,8 +68,7 @@ def test_the_audit_finds_missed_and_wrong_labels_one_by_one(folder, tmp_path, ca
     }
     assert (counts["suspicious_labels"], counts["left_out"]) == (3, 3)
     page = outputs["page"].read_text()
-    assert "% of its neighbours have green" in page and "no label; " in page
-    assert "blue|<wbr>red; only " in page and " of its neighbours have blue" in page
+    assert "red; lacks green: " in page and "no label; lacks green: " in page and "blue|<wbr>red; without blue: " in page
 
 
 def test_finds_planted_errors_of_labels_of_all_frequencies_and_little_else():
