@@ -98,7 +98,8 @@ def test_a_class_without_copies_keeps_the_ratios_to_half_an_image(most, shares):
     parts = split_rows(rows_of({"daisy": most}), *shares)
     for name, ratio in zip(("validation", "test"), shares, strict=True):
         held_out = len(parts[name])
-        assert abs(held_out - ratio * most) <= 0.5 + 1e-9 or (held_out == 1 and ratio * most < 1)
+        is_exact = abs(held_out - ratio * most) <= 0.5 + 1e-9 or (held_out == 1 and ratio * most < 1)
+        assert is_exact or len(parts["train"]) == 1  # which comes before the ratios
 
 
 @quickly
