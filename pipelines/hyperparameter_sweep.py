@@ -88,6 +88,7 @@ def hyperparameter_sweep(
         checked = equipped(check_sweep(**fields))
         data, gpus = {"task": "classification"} | fields, checked.outputs["gpus"]
         inputs = {"fingerprint": fingerprinted(fields, after=checked), "advanced": checked.outputs["advanced"]}
+        origin = {"form": checked.outputs["form"], "data_fingerprint": inputs["fingerprint"]}
         records = prepare(data, after=checked, **inputs)
         chosen = equipped(choose_trials(**given(fields, *SWEPT_FIELDS, "trials", "advanced"))).after(checked)
         with named(dsl.ParallelFor(chosen.output, name="trials", parallelism=PARALLEL_TRIALS)) as trial:
@@ -101,4 +102,4 @@ def hyperparameter_sweep(
             )
             on_nodes(equipped(tried), fields, gpus)
         best = equipped(compare_trials(models=dsl.Collected(tried.outputs["model"])))
-        evaluate_and_release(best.outputs["model"], records, fields)
+        evaluate_and_release(best.outputs["model"], records, fields | origin)

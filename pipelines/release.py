@@ -1,12 +1,16 @@
 """The stages after the evaluation: serving check, deployment, request, export, prediction."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl.pipeline_context import Pipeline
 
 from kfp_vision.components import call_endpoint, check_serving, deploy_model, export_model, predict_images
 from kfp_vision.pipelines.form import named
 from kfp_vision.pipelines.pods import equipped
+
+RUN = {"run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 
 
 def release(
@@ -14,6 +18,8 @@ def release(
     *,
     model: Any,
     verdict: Any,
+    metrics: Any,
+    origin: Mapping[str, Any],
     train_records: Any,
     validation_records: Any,
     test_records: Any,
@@ -32,6 +38,8 @@ def release(
         accepted: unnamed output of evaluate_classifier.
         model: the trained model, an artifact.
         verdict: verdict of evaluate_classifier on the model, an artifact.
+        metrics: metrics of evaluate_classifier, an artifact.
+        origin: what the papers say of the model's origin besides pipeline and run: form and data_fingerprint, see deploy_model.
         train_records: the training images, an artifact.
         validation_records: the validation images, an artifact.
         test_records: the test images, an artifact.
@@ -46,7 +54,8 @@ def release(
     checked = equipped(check_serving(model=model, verdict=verdict, **held_out, **settings))
     with named(dsl.If(checked.outputs["Output"] == True, name="publish")):  # noqa: E712 (KFP turns it into a condition)
         checks = {"verdict": verdict, "proof": checked.outputs["proof"]}
-        deployed = deploy_model(model=model, **checks, deploy_to=deploy_to, advanced=advanced)
+        papers = {"metrics": metrics, "pipeline": Pipeline.get_default_pipeline().name, **RUN, **origin}
+        deployed = deploy_model(model=model, **checks, **papers, deploy_to=deploy_to, advanced=advanced)
         request = {"test_image_uri": test_image_uri, "advanced": advanced}
         called = call_endpoint(endpoint=deployed.outputs["endpoint"], **request, **held_out)
         equipped(deployed, called)

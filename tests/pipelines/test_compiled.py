@@ -248,7 +248,17 @@ def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs)
     unchanged = graphs["comp-run"]["evaluate-classifier"].inputs.parameters["unchanged"]
     assert unchanged.task_output_parameter.producer_task == "decide-training"
     inputs = graphs[group_of["deploy-model"]]["deploy-model"].inputs.artifacts
-    assert sorted(inputs) == ["model", "proof", "verdict"]
+    assert sorted(inputs) == ["metrics", "model", "proof", "verdict"]
+
+
+def test_the_papers_say_which_form_data_and_run_a_model_is_of(graphs):
+    (deploy,) = (task for tasks in graphs.values() for name, task in tasks.items() if name == "deploy-model")
+    given = deploy.inputs.parameters
+    assert given["form"].component_input_parameter == f"{CHANNEL}check-run-form"
+    assert given["data_fingerprint"].component_input_parameter == f"{CHANNEL}decide-training-fingerprint"
+    constants = {name: given[name].runtime_value.constant.string_value for name in ("pipeline", "run_name", "run_id")}
+    assert constants.pop("pipeline").replace("-", "_") in PIPELINES
+    assert constants == {"run_name": "{{$.pipeline_job_name}}", "run_id": "{{$.pipeline_job_uuid}}"}  # KFP fills them in
 
 
 def test_prepare_records_has_its_stages_and_a_choice_of_tasks():
