@@ -37,6 +37,7 @@ def check_sweep(
     test_image_uri: str,
     predict_uri: str,
     formats: str,
+    register_in: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Checked", [("advanced", dict), ("gpus", str), ("form", dict)]):  # type: ignore[valid-type]
     """Validates the run form before any data moves: rejects invalid values, missing data and a checkpoint that does not fit.

@@ -32,6 +32,7 @@ def check_training(
     test_image_uri: str,
     predict_uri: str,
     formats: str,
+    register_in: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Checked", [("gpus", str), ("preset", dict), ("form", dict)]):  # type: ignore[valid-type]
     """Validates the run form before any data moves: rejects invalid values, missing records and a checkpoint that does not fit.

@@ -87,9 +87,13 @@ def evaluate_and_release(model: Any, records: Prepared, fields: Mapping[str, Any
     held_out = {"validation_records": records.validation_records, "test_records": records.test_records}
     settings = given(fields, "min_accuracy", "deploy_to", "test_image_uri", "advanced")
     evaluated = equipped(evaluate_classifier(model=model, unchanged=unchanged, **held_out, **settings)).outputs
-    settings = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri", "formats")
+    settings = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri", "formats", "register_in")
     records_of = {"train_records": records.train_records, **held_out}
-    settings |= {"origin": given(fields, "form", "data_fingerprint"), "metrics": evaluated["metrics"]}
+    settings |= {
+        "origin": given(fields, "form", "data_fingerprint"),
+        "metrics": evaluated["metrics"],
+        "report": evaluated["report"],
+    }
     release(evaluated["Output"], model=model, verdict=evaluated["verdict"], **records_of, **settings)
 
 

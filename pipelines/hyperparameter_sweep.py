@@ -48,6 +48,7 @@ def hyperparameter_sweep(
     test_image_uri: str = "",
     predict_uri: str = "",
     formats: str = "",
+    register_in: str = "",
 ) -> None:
     """Trains several image classifiers with different hyperparameters, and deploys the best one.
 
@@ -82,6 +83,7 @@ def hyperparameter_sweep(
         test_image_uri: image to send to the deployed model; empty for a held-out one.
         predict_uri: images to classify with the accepted model: an image, folder, archive, or sample; empty for none.
         formats: files to export the accepted model to, such as litert,openvino_int8; docs/how-to/edge.md; empty for none.
+        register_in: registries for the accepted model: mlflow, model-registry or both; docs/how-to/papers.md; empty for none.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):

@@ -87,6 +87,7 @@ PODS = {
     "check_serving": MODEL,
     "deploy_model": COPYING,
     "call_endpoint": OUTSIDE,
+    "register_model": replace(COPYING, seconds=HOUR),
     "export_model": replace(OUTSIDE, room="500Gi", seconds=DAY),
     "fetch_model": COPYING,
     "predict_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY),

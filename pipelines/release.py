@@ -1,4 +1,4 @@
-"""The stages after the evaluation: serving check, deployment, request, export, prediction."""
+"""The stages after the evaluation: serving check, deployment, request, export, registration, prediction."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,10 +6,19 @@ from typing import Any
 from kfp import dsl
 from kfp.dsl.pipeline_context import Pipeline
 
-from kfp_vision.components import call_endpoint, check_serving, deploy_model, export_model, predict_images
+from kfp_vision.components import (
+    call_endpoint,
+    check_serving,
+    deploy_model,
+    export_model,
+    predict_images,
+    register_model,
+)
 from kfp_vision.pipelines.form import named
-from kfp_vision.pipelines.pods import equipped
+from kfp_vision.pipelines.pods import equipped, with_secret
+from kfp_vision.repository import registries
 
+REGISTRIES_SECRET = "kfp-vision-registries"  # each key has the name of the environment variable it sets
 RUN = {"run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 
 
@@ -19,6 +28,7 @@ def release(
     model: Any,
     verdict: Any,
     metrics: Any,
+    report: Any,
     origin: Mapping[str, Any],
     train_records: Any,
     validation_records: Any,
@@ -28,6 +38,7 @@ def release(
     test_image_uri: Any,
     predict_uri: Any,
     formats: Any,
+    register_in: Any,
 ) -> None:
     """Adds the stages after the evaluation. A rejected model is not deployed; the run succeeds nevertheless.
 
@@ -39,6 +50,7 @@ def release(
         model: the trained model, an artifact.
         verdict: verdict of evaluate_classifier on the model, an artifact.
         metrics: metrics of evaluate_classifier, an artifact.
+        report: report of evaluate_classifier, an artifact.
         origin: what the papers say of the model's origin besides pipeline and run: form and data_fingerprint, see deploy_model.
         train_records: the training images, an artifact.
         validation_records: the validation images, an artifact.
@@ -48,13 +60,14 @@ def release(
         test_image_uri: the field.
         predict_uri: the field; empty text if the form lacks it, for a pipeline without the group that predicts.
         formats: the same for the group that exports.
+        register_in: the same for the group that registers.
     """
     held_out = {"validation_records": validation_records, "test_records": test_records}
     settings = {"deploy_to": deploy_to, "accepted": accepted}
     checked = equipped(check_serving(model=model, verdict=verdict, **held_out, **settings))
+    papers = {"metrics": metrics, "pipeline": Pipeline.get_default_pipeline().name, **RUN, **origin}
     with named(dsl.If(checked.outputs["Output"] == True, name="publish")):  # noqa: E712 (KFP turns it into a condition)
         checks = {"verdict": verdict, "proof": checked.outputs["proof"]}
-        papers = {"metrics": metrics, "pipeline": Pipeline.get_default_pipeline().name, **RUN, **origin}
         deployed = deploy_model(model=model, **checks, **papers, deploy_to=deploy_to, advanced=advanced)
         request = {"test_image_uri": test_image_uri, "advanced": advanced}
         called = call_endpoint(endpoint=deployed.outputs["endpoint"], **request, **held_out)
@@ -67,6 +80,15 @@ def release(
             asked = {"formats": formats, "deploy_to": deploy_to, "advanced": advanced}
             inputs = {"model": model, "verdict": verdict, "train_records": train_records}
             equipped(export_model(**inputs, **held_out, **asked)).after(checked)
+    if register_in:
+        with (
+            named(dsl.If(register_in != "", name="registries")),
+            named(dsl.If(accepted == True, name="register")),  # noqa: E712
+        ):
+            judged = {"model": model, "verdict": verdict, "report": report}
+            registered = register_model(**judged, **papers, register_in=register_in)
+            equipped(registered).after(checked)
+            with_secret(registered, REGISTRIES_SECRET, registries.ENVIRONMENT)
     if not predict_uri:
         return
     with (

@@ -228,7 +228,7 @@ def _data(version: Version, evaluation: Mapping[str, Any], origin: Origin) -> li
         ("left out", form.get("leave_out_uri")),
         ("fingerprint of the images", origin.data_fingerprint),
         ("fingerprint of images and fields", version.about.get("trained_from")),
-        *((name, _field(form[name])) for name in ("validation_ratio", "test_ratio") if name in form),
+        *((name, field_text(form[name])) for name in ("validation_ratio", "test_ratio") if name in form),
         ("evaluated on", f"{evaluation.get('images', 0)} images, {evaluation.get('split', '')}"),
     ]
     return [_table(("what", "value"), (row for row in rows if row[1] not in (None, "")))]
@@ -242,7 +242,7 @@ def _recipe(version: Version) -> list[str]:
     usual = asdict(Advanced())
     changed = {name: value for name, value in (version.about.get("advanced") or {}).items() if value != usual.get(name)}
     rows |= {f"advanced.{name}": value for name, value in changed.items()}
-    return [chosen, _table(("field", "value"), ((name, _field(value)) for name, value in rows.items()))]
+    return [chosen, _table(("field", "value"), ((name, field_text(value)) for name, value in rows.items()))]
 
 
 def _figures(evaluation: Mapping[str, Any]) -> list[str]:
@@ -335,12 +335,16 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _field(value: Any) -> str:
-    """Returns the value of a field as JSON, without quotes around a text."""
+def field_text(value: Any) -> str:
+    """Returns the value of a field as JSON, without quotes around a text.
+
+    Args:
+        value: the value.
+    """
     return value if isinstance(value, str) else json.dumps(normalize_numbers(value), ensure_ascii=False)
 
 
 def _shown(value: Any) -> str:
     """Returns the content of a cell: a figure with four decimals, anything else on one line."""
-    text = f"{value:.4f}" if isinstance(value, float) else _field(value)
+    text = f"{value:.4f}" if isinstance(value, float) else field_text(value)
     return " ".join(text.replace("|", r"\|").split())

@@ -37,6 +37,7 @@ FIELDS_NOT_IN_RECIPE = (
     "test_image_uri",
     "predict_uri",
     "formats",
+    "register_in",
 )
 ADVANCED_NOT_IN_RECIPE = (
     *DEPLOYMENT_ADVANCED,

@@ -18,10 +18,11 @@ from kfp_vision.cli.run import form_fields, stage_names
 from kfp_vision.core.errors import format_value
 from kfp_vision.pipelines import PIPELINES, compiling
 from kfp_vision.reports import outcome
+from kfp_vision.repository import registries
 from kfp_vision.storage import base
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_FIELDS = 32
+MAX_FIELDS = 33
 STAGES = [
     "call-endpoint",
     "check-run",
@@ -32,6 +33,7 @@ STAGES = [
     "export-model",
     "ingest-images",
     "predict-images",
+    "register-model",
     "report-outcome",
     "split-images",
     "train-classifier",
@@ -178,7 +180,11 @@ def test_the_training_takes_node_selector_and_tolerations_from_the_form(on_kuber
     assert [body[channel].component_input_parameter for channel in channels] == ["node_selector", "tolerations"]
 
 
-SECRETS = {"kfp-vision-storage": base.ENVIRONMENT_VARIABLES, "kfp-vision-webhook": outcome.REPORT_ENVIRONMENT}
+SECRETS = {
+    "kfp-vision-storage": base.ENVIRONMENT_VARIABLES,
+    "kfp-vision-webhook": outcome.REPORT_ENVIRONMENT,
+    "kfp-vision-registries": registries.ENVIRONMENT,
+}
 
 
 def test_credentials_come_from_optional_secrets(on_kubernetes):
@@ -227,7 +233,7 @@ def test_the_outcome_is_reported_after_success_and_failure(graphs):
 def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs):
     group_of = {name: group for group, tasks in graphs.items() for name in tasks}
     conditions = {}
-    for stage in ("check-serving", "deploy-model", "call-endpoint", "export-model", "predict-images"):
+    for stage in ("check-serving", "deploy-model", "call-endpoint", "export-model", "register-model", "predict-images"):
         conditions[stage], group = [], group_of[stage]
         while group != "comp-run":
             (task,) = (task for tasks in graphs.values() for task in tasks.values() if task.component_ref.name == group)
@@ -240,6 +246,7 @@ def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs)
         "deploy-model": [proven],
         "call-endpoint": [proven],
         "export-model": [accepted, "['pipelinechannel--formats'] != ''"],
+        "register-model": [accepted, "['pipelinechannel--register_in'] != ''"],
         "predict-images": [accepted, "['pipelinechannel--predict_uri'] != ''"],
     }
     parameters = graphs["comp-run"]["check-serving"].inputs.parameters

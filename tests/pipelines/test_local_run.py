@@ -30,7 +30,7 @@ STAGES = [
     "check_serving",
 ]
 IN_ANY_ORDER = ["call_endpoint", "deploy_model", "predict_images"]  # these branches are independent
-NOT_ASKED = ["export_model"]  # formats is empty
+NOT_ASKED = ["export_model", "register_model"]  # formats and register_in are empty
 LAST = "report_outcome"
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
 SPLITS = {"train": 42, "validation": 12, "test": 6}

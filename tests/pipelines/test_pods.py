@@ -42,6 +42,7 @@ join_records        kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  non
 list_images         kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
 partition_records   kfp-vision      250m-2  256Mi-2Gi  10Gi    1h    3  yes  none     any
 predict_images      kfp-vision      1-8     2Gi-8Gi    500Gi   72h   3  no   storage  any
+register_model      kfp-vision      250m-2  256Mi-2Gi  100Gi   1h    3  no   storage,registries  any
 report_outcome      kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   3  no   webhook  any
 search_images       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
 split_images        kfp-vision      250m-2  256Mi-8Gi  10Gi    6h    3  yes  none     any

@@ -305,7 +305,7 @@ def test_a_value_of_another_type_is_rejected(typed, rule):
 def test_a_failed_run_keeps_its_log(results):
     (log,) = results["a single class"].place.glob("runs/*/run.log")
     assert "error: images_uri must contain at least two classes" in log.read_text()
-    assert "[3/13] ingest_images\n      failed in " in results["a single class"].stdout
+    assert "[3/14] ingest_images\n      failed in " in results["a single class"].stdout
 
 
 @pytest.mark.slow
