@@ -15,10 +15,8 @@ from kfp_vision.components import (
     register_model,
 )
 from kfp_vision.pipelines.form import named
-from kfp_vision.pipelines.pods import equipped, with_secret
-from kfp_vision.repository import registries
+from kfp_vision.pipelines.pods import equipped
 
-REGISTRIES_SECRET = "kfp-vision-registries"  # each key has the name of the environment variable it sets
 RUN = {"run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 
 
@@ -86,9 +84,7 @@ def release(
             named(dsl.If(accepted == True, name="register")),  # noqa: E712
         ):
             judged = {"model": model, "verdict": verdict, "report": report}
-            registered = register_model(**judged, **papers, register_in=register_in)
-            equipped(registered).after(checked)
-            with_secret(registered, REGISTRIES_SECRET, registries.ENVIRONMENT)
+            equipped(register_model(**judged, **papers, register_in=register_in)).after(checked)
     if not predict_uri:
         return
     with (

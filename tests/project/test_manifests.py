@@ -18,7 +18,7 @@ from kfp_vision import __version__
 from kfp_vision.components.container_images import SERVE_IMAGE, SERVE_NAME
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.deployment import kserve
-from kfp_vision.pipelines import ending, pods, release
+from kfp_vision.pipelines import ending, pods
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.repository import registries
 from kfp_vision.storage import base
@@ -36,7 +36,7 @@ FILES = sorted(
 TEMPLATES = {
     pods.STORAGE_SECRET: base.ENVIRONMENT_VARIABLES,
     ending.WEBHOOK_SECRET: outcome.REPORT_ENVIRONMENT,
-    release.REGISTRIES_SECRET: registries.ENVIRONMENT,
+    pods.REGISTRIES_SECRET: registries.ENVIRONMENT,
     "kfp-vision-models": (of_kserve.S3_ACCESS_KEY_ID_DEFAULT_NAME, of_kserve.S3_SECRET_ACCESS_KEY_DEFAULT_NAME),
 }
 

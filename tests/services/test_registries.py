@@ -15,9 +15,9 @@ from support.registry_servers import KubeflowRegistry, mlflow_server
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import register
 from kfp_vision.deployment.model_card import Origin
-from kfp_vision.repository import kubeflow_registry, mlflow_registry, registries
+from kfp_vision.repository import bucket_repository, kubeflow_registry, mlflow_registry, publish, registries
 from kfp_vision.repository.registration import Registration
-from kfp_vision.repository.version import Version
+from kfp_vision.repository.version import Version, check_model_uri, fetch_version, versions
 
 pytestmark = pytest.mark.slow
 
@@ -196,6 +196,29 @@ def test_the_tokens_of_the_environment_are_sent(kubeflow, monkeypatch):
     monkeypatch.setenv("MODEL_REGISTRY_URL", kubeflow.url)
     kubeflow_registry.connect()
     assert kubeflow.tokens == ["Bearer a-token"]
+
+
+def test_a_registered_model_is_read_wherever_a_model_is(mlflow, kubeflow, place, tmp_path, monkeypatch):
+    name = f"daisies-{place.scheme}"
+    model = exported_model.version(tmp_path / "model" / "1", name=name)
+    repository = f"{place.bucket({'other': b''})}/models"
+    publish.publish(model, repository)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    monkeypatch.setenv("MODEL_REGISTRY_URL", kubeflow.url)
+    described = Registration(name, model.fingerprint, repository, "# card", {}, {}, [], {}, {})
+    for registry in (mlflow_registry, kubeflow_registry):
+        assert registry.register(registry.connect(), described).version == "1"
+    alias = {"name": name, "alias": "champion", "version": "1"}
+    requests.post(f"{mlflow}/api/2.0/mlflow/registered-models/alias", json=alias, timeout=60).raise_for_status()
+    for number, uri in enumerate(
+        (f"models:/{name}/1", f"models:/{name}/latest", f"models:/{name}@champion", f"model-registry://{name}/1")
+    ):
+        check_model_uri(uri, "model_uri")
+        assert fetch_version(f" {uri}\n", tmp_path / f"fetched-{number}").fingerprint == model.fingerprint
+        with bucket_repository.local_copy(uri) as path:
+            assert [one.fingerprint for one in versions(path)] == [model.fingerprint]
+    with pytest.raises(InputError, match=f"no {name}/2 among 1 at"):
+        check_model_uri(f"model-registry://{name}/2", "model_uri")
 
 
 def test_an_unknown_version_is_named(mlflow):
