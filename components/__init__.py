@@ -28,6 +28,7 @@ from kfp_vision.components.join_records import join_records
 from kfp_vision.components.list_images import list_images
 from kfp_vision.components.partition_records import partition_records
 from kfp_vision.components.predict_images import predict_images
+from kfp_vision.components.register_model import register_model
 from kfp_vision.components.report_outcome import report_outcome
 from kfp_vision.components.search_images import search_images
 from kfp_vision.components.split_images import split_images
@@ -65,6 +66,7 @@ __all__ = [
     "list_images",
     "partition_records",
     "predict_images",
+    "register_model",
     "report_outcome",
     "search_images",
     "split_images",

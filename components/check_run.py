@@ -40,8 +40,9 @@ def check_run(
     test_image_uri: str,
     predict_uri: str,
     formats: str,
+    register_in: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
-) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str), ("gpus", str), ("preset", dict)]):  # type: ignore[valid-type]
+) -> NamedTuple("Checked", [("advanced", dict), ("recipe", str), ("gpus", str), ("preset", dict), ("form", dict)]):  # type: ignore[valid-type]
     """Validates the run form before any data moves: rejects invalid values, missing data and a checkpoint that does not fit.
 
     The inputs are the fields of the run form; see image_classification. partitions is 1 if the form has no such field.
@@ -51,6 +52,7 @@ def check_run(
         recipe: Hash of all fields that influence the trained model.
         gpus: gpu_count as text, because KFP ignores a GPU request given as a number.
         preset: What the field recipe sets, and the network that network=auto chose; empty for nothing.
+        form: The value of every field, for the model's papers.
         mlpipeline_ui_metadata: Link with which the Kubeflow page opens TensorBoard on log_uri; KFP requires this name.
     """
     fields = dict(locals())

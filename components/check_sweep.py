@@ -38,8 +38,9 @@ def check_sweep(
     test_image_uri: str,
     predict_uri: str,
     formats: str,
+    register_in: str,
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
-) -> NamedTuple("Checked", [("advanced", dict), ("gpus", str)]):  # type: ignore[valid-type]
+) -> NamedTuple("Checked", [("advanced", dict), ("gpus", str), ("form", dict)]):  # type: ignore[valid-type]
     """Validates the run form before any data moves: rejects invalid values, missing data and a checkpoint that does not fit.
 
     The inputs are the fields of the run form, checked for every trial; see hyperparameter_sweep.
@@ -47,6 +48,7 @@ def check_sweep(
     Returns:
         advanced: The advanced settings that the data stages use.
         gpus: gpu_count as text, because KFP ignores a GPU request given as a number.
+        form: The value of every field, for the model's papers.
         mlpipeline_ui_metadata: Link with which the Kubeflow page opens TensorBoard on log_uri; KFP requires this name.
     """
     fields = dict(locals())

@@ -17,7 +17,7 @@ def batch_prediction(
     """Classifies all images at a URI with a trained model, on as many machines in parallel as there are partitions.
 
     Args:
-        model_uri: a run's model folder, a model repository, or an archive of one; local or in a bucket.
+        model_uri: a run's model folder, a model repository, or an archive of one; local, in a bucket or registered.
         predict_uri: images to classify: an image, folder, archive (also over HTTP), or sample.
         all_scores: also write the scores of all classes.
         partitions: number of machines that classify in parallel.

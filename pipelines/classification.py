@@ -47,7 +47,8 @@ def classify(fields: Mapping[str, Any]) -> None:
         inputs = {"fingerprint": decided["fingerprint"], "advanced": checked.outputs["advanced"]}
         decision = {name: decided[name] for name in ("trained_from", "unchanged")}
         decision |= {name: checked.outputs[name] for name in ("gpus", "preset")}
-        train_and_release(prepare(data, after=checked, **inputs), fields, **decision)
+        origin = {"form": checked.outputs["form"], "data_fingerprint": decided["fingerprint"]}
+        train_and_release(prepare(data, after=checked, **inputs), dict(fields) | origin, **decision)
 
 
 def train_and_release(
@@ -57,7 +58,7 @@ def train_and_release(
 
     Args:
         records: the records to train and evaluate on.
-        fields: the form's fields by name.
+        fields: the form's fields by name, with form, an output of the stage that checks them, and data_fingerprint.
         gpus: output of the stage that checks the fields.
         preset: output of the stage that checks the fields.
         trained_from: output of decide_training; empty if the pipeline has no such stage.
@@ -82,14 +83,19 @@ def evaluate_and_release(model: Any, records: Prepared, fields: Mapping[str, Any
     Args:
         model: the trained model, an artifact.
         records: the records to evaluate on.
-        fields: the form's fields by name.
+        fields: as `train_and_release` takes them.
         unchanged: output of decide_training; False if the pipeline has no such stage.
     """
     held_out = {"validation_records": records.validation_records, "test_records": records.test_records}
     settings = given(fields, "min_accuracy", "deploy_to", "test_image_uri", "advanced")
     evaluated = equipped(evaluate_classifier(model=model, unchanged=unchanged, **held_out, **settings)).outputs
-    settings = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri", "formats")
+    settings = given(fields, "deploy_to", "advanced", "test_image_uri", "predict_uri", "formats", "register_in")
     records_of = {"train_records": records.train_records, **held_out}
+    settings |= {
+        "origin": given(fields, "form", "data_fingerprint"),
+        "metrics": evaluated["metrics"],
+        "report": evaluated["report"],
+    }
     release(evaluated["Output"], model=model, verdict=evaluated["verdict"], **records_of, **settings)
 
 

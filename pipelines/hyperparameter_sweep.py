@@ -49,6 +49,7 @@ def hyperparameter_sweep(
     test_image_uri: str = "",
     predict_uri: str = "",
     formats: str = "",
+    register_in: str = "",
 ) -> None:
     """Trains several image classifiers with different hyperparameters, and deploys the best one.
 
@@ -84,12 +85,14 @@ def hyperparameter_sweep(
         test_image_uri: image to send to the deployed model; empty for a held-out one.
         predict_uri: images to classify with the accepted model: an image, folder, archive, or sample; empty for none.
         formats: files to export the accepted model to, such as litert,openvino_int8; docs/how-to/edge.md; empty for none.
+        register_in: registries for the accepted model: mlflow, model-registry or both; docs/how-to/papers.md; empty for none.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_sweep(**fields))
         data, gpus = {"task": "classification"} | fields, checked.outputs["gpus"]
         inputs = {"fingerprint": fingerprinted(fields, after=checked), "advanced": checked.outputs["advanced"]}
+        origin = {"form": checked.outputs["form"], "data_fingerprint": inputs["fingerprint"]}
         records = prepare(data, after=checked, **inputs)
         chosen = equipped(choose_trials(**given(fields, *SWEPT_FIELDS, "trials", "advanced"))).after(checked)
         with named(dsl.ParallelFor(chosen.output, name="trials", parallelism=PARALLEL_TRIALS)) as trial:
@@ -103,4 +106,4 @@ def hyperparameter_sweep(
             )
             on_nodes(equipped(tried), fields, gpus)
         best = equipped(compare_trials(models=dsl.Collected(tried.outputs["model"])))
-        evaluate_and_release(best.outputs["model"], records, fields)
+        evaluate_and_release(best.outputs["model"], records, fields | origin)

@@ -44,6 +44,7 @@ def image_classification(
     test_image_uri: str = "",
     predict_uri: str = "",
     formats: str = "",
+    register_in: str = "",
 ) -> None:
     """Trains and deploys a classifier from folders of images. By default, fine-tunes Inception v1 on photos of five flowers.
 
@@ -80,5 +81,6 @@ def image_classification(
         test_image_uri: image to send to the deployed model; empty for a held-out one.
         predict_uri: images to classify with the accepted model: an image, folder, archive, or sample; empty for none.
         formats: files to export the accepted model to, such as litert,openvino_int8; docs/how-to/edge.md; empty for none.
+        register_in: registries for the accepted model: mlflow, model-registry or both; docs/how-to/papers.md; empty for none.
     """
     classify(dict(locals()))

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from kfp import dsl, kubernetes
 from kfp.dsl.structures import ResourceSpec
 
+from kfp_vision.repository import registries
 from kfp_vision.storage.base import ENVIRONMENT_VARIABLES
 
 TMP = "/tmp"  # KFP writes here, also if the root file system is read-only
+REGISTRIES_SECRET = "kfp-vision-registries"  # as STORAGE_SECRET
 STORAGE_SECRET = "kfp-vision-storage"  # each key has the name of the environment variable it sets
 REGISTRY_SECRET = "kfp-vision-registry"  # image pull secret, if the registry needs one
 ROLE = ("kfp-vision/role", "stage")  # label that the network policies select
@@ -42,6 +44,7 @@ class Pod:
         retried: whether to retry if the pod is lost, with its node for example. A failed stage is not retried unless the
             cluster's owner configures it (Argo's `retryPolicy`); the stage itself waits for an unavailable store.
         stores: whether the stage needs the stores' credentials.
+        registries: whether it needs the addresses and credentials of model registries.
         cached: whether KFP may reuse outputs for the same inputs; only for stages that depend on nothing else.
     """
 
@@ -51,6 +54,7 @@ class Pod:
     seconds: int = HOUR
     retried: bool = True
     stores: bool = False
+    registries: bool = False
     cached: bool = True
 
 
@@ -68,8 +72,8 @@ PODS = {
     "check_training": FITTING,
     "check_sweep": FITTING,
     "check_preparation": CHECK,
-    "check_prediction": CHECK,
-    "check_search": FITTING,
+    "check_prediction": replace(CHECK, registries=True),
+    "check_search": replace(FITTING, registries=True),
     "fingerprint_images": LISTING,
     "decide_training": LISTING,
     "ingest_images": READING,
@@ -87,10 +91,11 @@ PODS = {
     "check_serving": MODEL,
     "deploy_model": COPYING,
     "call_endpoint": OUTSIDE,
+    "register_model": replace(COPYING, seconds=HOUR, registries=True),
     "export_model": replace(OUTSIDE, room="500Gi", seconds=DAY),
-    "fetch_model": COPYING,
+    "fetch_model": replace(COPYING, registries=True),
     "predict_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY),
-    "fetch_embedder": OUTSIDE,
+    "fetch_embedder": replace(OUTSIDE, registries=True),
     "list_images": READING,
     "index_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY, cached=True),
     "join_index": replace(DATA, memory=MODEL.memory),  # clustering a million vectors takes gigabytes
@@ -128,6 +133,8 @@ def equipped(*tasks: dsl.PipelineTask) -> dsl.PipelineTask:
         kubernetes.add_pod_label(task, *ROLE)
         if pod.stores:
             with_secret(task, STORAGE_SECRET, ENVIRONMENT_VARIABLES)
+        if pod.registries:
+            with_secret(task, REGISTRIES_SECRET, registries.ENVIRONMENT)
     return task
 
 

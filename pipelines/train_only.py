@@ -33,4 +33,5 @@ def train_only(fields: dict[str, Any]) -> None:
         checked = equipped(check_training(**fields))
         fetched = equipped(fetch_records(**given(fields, "records_uri", "advanced")).after(checked))
         records = Prepared(**{name: fetched.outputs[name] for name in Prepared._fields})
+        fields |= {"form": checked.outputs["form"], "data_fingerprint": ""}
         train_and_release(records, fields, gpus=checked.outputs["gpus"], preset=checked.outputs["preset"])

@@ -124,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     _define_predict(add("predict", "classify images"))
     _define_search(add("search", "find the most similar images of an index"))
     _define_rollback(add("rollback", "publish an earlier version of a repository again, as the newest"))
+    _define_models(add("models", "list the versions of a repository, show their cards, tag and import them"))
     _define_sample(add("sample", "write the built-in sample images into a folder"))
     _define_compile(add("compile", "compile every pipeline and stage to YAML, or check the YAML"))
     _define_fields(add("fields", "print the run form of a pipeline: each field, its default, and what it is"))
@@ -205,8 +206,23 @@ def _define_search(command: argparse.ArgumentParser) -> None:
 
 def _define_rollback(command: argparse.ArgumentParser) -> None:
     command.add_argument("repository", metavar="REPOSITORY", help="model repository, local or in a bucket")
-    command.add_argument("--to", type=int, default=0, metavar="N", help="version (default: the one before the newest)")
+    command.add_argument("--to", default=0, metavar="VERSION", help="number or alias (default: the one before the newest)")
     command.set_defaults(command=roll_back)
+
+
+def _define_models(command: argparse.ArgumentParser) -> None:
+    command.add_argument("repository", metavar="REPOSITORY", help="model repository, local or in a bucket")
+    verb = command.add_mutually_exclusive_group()
+    verb.add_argument("--show", metavar="VERSION", help="print the model card of a version: a number, an alias or newest")
+    verb.add_argument("--tag", nargs=2, metavar=("VERSION", "TAG"), help="add a tag to a version")
+    verb.add_argument("--untag", nargs=2, metavar=("VERSION", "TAG"), help="remove a tag from a version")
+    verb.add_argument("--alias", nargs=2, metavar=("ALIAS", "VERSION"), help="name a version champion or challenger")
+    verb.add_argument("--unalias", metavar="ALIAS", help="let an alias name no version")
+    source = "publish a model as the newest version: a run's folder, a model repository, or with --force any model"
+    verb.add_argument("--import", dest="source", metavar="MODEL", help=source)
+    command.add_argument("--force", action="store_true", help="import a model that has no papers, or was not accepted")
+    command.add_argument("--json", action="store_true", help="print JSON: one line per version")
+    command.set_defaults(command=manage_models)
 
 
 def _define_sample(command: argparse.ArgumentParser) -> None:
@@ -539,6 +555,23 @@ def roll_back(options: argparse.Namespace) -> None:
         print(f"{name}: version {earlier} is already the newest in {options.repository}")
     else:
         print(f"{name}: version {earlier} is the newest in {options.repository} again, as version {newest}")
+
+
+def manage_models(options: argparse.Namespace) -> None:
+    """Lists the versions of a repository, or shows, tags, names or imports one: `kfp-vision models`.
+
+    Args:
+        options: the parsed command line.
+
+    Raises:
+        WrongUse: --force without --import.
+    """
+    from kfp_vision.cli import models
+
+    if options.force and not options.source:
+        raise UsageError(InputError("--force must come with --import", "no --import", "Leave it out."))
+    for line in models.manage(options):
+        print(line)
 
 
 def write_sample(options: argparse.Namespace) -> None:

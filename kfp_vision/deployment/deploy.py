@@ -8,15 +8,17 @@ from typing import Any, Protocol
 
 from kfp_vision.core import values
 from kfp_vision.core.errors import InputError
+from kfp_vision.deployment import model_card
 from kfp_vision.prediction.classifier import Answer
 from kfp_vision.prediction.client import ServingClient
 from kfp_vision.reports import results
-from kfp_vision.repository import bucket_repository, publish
+from kfp_vision.repository import bucket_repository, papers, publish
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
 from kfp_vision.storage import atomic, base, uris, writing
 
 SECONDS_TO_TAKE_OVER = 120.0  # for the last server of the previous model to end; Kubernetes gives it 30
+REPOSITORY = "repository"  # kind of an endpoint, besides `values.KSERVE`
 PAUSE_SECONDS = 0.5  # between two calls of a deployed model
 
 
@@ -108,7 +110,7 @@ class _Repository:
         place = uris.absolute_uri(self._uri)
         number = publish.publish(version, place, int(settings["versions_kept"]))
         results.announce(f"{version.name} deployed as version {number} in {place}")
-        return {"kind": "repository", "repository": place, "version": number, "model_name": version.name}
+        return {"kind": REPOSITORY, "repository": place, "version": number, "model_name": version.name}
 
     def call(self, endpoint: Mapping[str, Any], image: bytes) -> tuple[Answer, str]:
         """Starts the real server on the repository, and sends it the image."""
@@ -195,9 +197,16 @@ def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -
 
 
 def deploy_model(
-    model: Path, uri: str, verdict: Path, proof: Path, deploy_to: str, settings: Mapping[str, Any], endpoint: Path
+    model: Path,
+    uri: str,
+    verdict: Path,
+    proof: Path,
+    deploy_to: str,
+    settings: Mapping[str, Any],
+    endpoint: Path,
+    sources: model_card.Sources | None = None,
 ) -> dict[str, Any]:
-    """Deploys a model that is accepted and checked; does nothing if it is deployed already.
+    """Deploys a model that is accepted and checked; does nothing if it is deployed already. A repository gets its papers, too.
 
     Args:
         model: the model folder.
@@ -207,6 +216,7 @@ def deploy_model(
         deploy_to: `kserve`, or a repository.
         settings: what `advanced.deployment_settings` returns.
         endpoint: the file to write (JSON).
+        sources: what the model's papers are written from; None for no papers.
 
     Returns:
         What is written: kind and model_name; for a repository also repository and version, for KServe also what
@@ -224,8 +234,19 @@ def deploy_model(
         raise InputError("a model must be accepted to be deployed", reasons, "Train a better one, or ask for less.")
     check_target(deploy_to, version.name, settings)
     deployed = target_of(deploy_to).deploy(version, uri, settings)
+    if sources:
+        _publish_papers(version, deployed, sources)
     atomic.write_json(endpoint, deployed)
     return deployed
+
+
+def _publish_papers(version: Version, deployed: Mapping[str, Any], sources: model_card.Sources) -> None:
+    with atomic.temporary_folder() as scratch:
+        folder = scratch / papers.PAPERS_FOLDER
+        model_card.write_papers(version, read_json(sources.metrics), sources.origin, folder)
+        if deployed["kind"] == REPOSITORY:
+            papers.publish_papers(folder, deployed["repository"], deployed["version"])
+        writing.write_file(folder / papers.CARD_FILE, str(sources.card))
 
 
 def check_same(version: Version, judgement: Mapping[str, Any], kind: str) -> None:

@@ -37,6 +37,7 @@ FIELDS_NOT_IN_RECIPE = (
     "test_image_uri",
     "predict_uri",
     "formats",
+    "register_in",
 )
 ADVANCED_NOT_IN_RECIPE = (
     *DEPLOYMENT_ADVANCED,
@@ -63,12 +64,14 @@ class RunPreflight(NamedTuple):
         gpus: `gpu_count` as a string: KFP's driver ignores resource requests that are numbers
             (`resolvePodSpecInputRuntimeParameter` in backend/src/v2/driver/resolve.go of KFP 2.17.0).
         preset: what the form's recipe sets, for the training; see `recipe_presets.Preset`.
+        form: every field as it was given, for the model's papers.
     """
 
     advanced: dict[str, Any]
     recipe: str
     gpus: str
     preset: dict[str, Any]
+    form: dict[str, Any]
 
 
 class SweepPreflight(NamedTuple):
@@ -77,10 +80,12 @@ class SweepPreflight(NamedTuple):
     Attributes:
         advanced: see `RunPreflight`.
         gpus: see `RunPreflight`.
+        form: see `RunPreflight`.
     """
 
     advanced: dict[str, Any]
     gpus: str
+    form: dict[str, Any]
 
 
 class TrainingPreflight(NamedTuple):
@@ -89,10 +94,12 @@ class TrainingPreflight(NamedTuple):
     Attributes:
         gpus: see `RunPreflight`.
         preset: see `RunPreflight`.
+        form: see `RunPreflight`.
     """
 
     gpus: str
     preset: dict[str, Any]
+    form: dict[str, Any]
 
 
 def check_run(form: Mapping[str, Any]) -> RunPreflight:
@@ -110,13 +117,13 @@ def check_run(form: Mapping[str, Any]) -> RunPreflight:
     Raises:
         InputError: the first rule that is broken.
     """
-    was_checked, form = _was_checked(form), rules.read_uris(form)
+    given, was_checked, form = dict(form), _was_checked(form), rules.read_uris(form)
     advanced = rules.check_values(form)
     form, preset = fill_in(form, advanced)
     if not was_checked:
         _check_images(form)
         _check_surroundings(form, advanced)
-    return RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form), preset.to_json())
+    return RunPreflight(advanced.for_data(), _recipe(form, advanced), _gpus(form), preset.to_json(), given)
 
 
 def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
@@ -131,7 +138,7 @@ def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
     Raises:
         InputError: the first rule that is broken.
     """
-    was_checked, form = _was_checked(form), rules.read_uris(form)
+    given, was_checked, form = dict(form), _was_checked(form), rules.read_uris(form)
     advanced = rules.check_train_only_values(form)
     form, preset = fill_in(form, advanced)
     if not was_checked:
@@ -139,7 +146,7 @@ def check_training(form: Mapping[str, Any]) -> TrainingPreflight:
 
         records_folder.check_records_uri(form["records_uri"], "records_uri")
         _check_surroundings(form, advanced)
-    return TrainingPreflight(_gpus(form), preset.to_json())
+    return TrainingPreflight(_gpus(form), preset.to_json(), given)
 
 
 def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
@@ -154,11 +161,11 @@ def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
     Raises:
         InputError: the first rule that is broken, by any trial.
     """
-    was_checked, form = _was_checked(form), rules.read_uris(form)
+    given, was_checked, form = dict(form), _was_checked(form), rules.read_uris(form)
     advanced = rules.check_sweep_values(form)
     if not was_checked:
         _check_trials(form, advanced)
-    return SweepPreflight(advanced.for_data(), _gpus(form))
+    return SweepPreflight(advanced.for_data(), _gpus(form), given)
 
 
 def _check_trials(form: Mapping[str, Any], advanced: Advanced) -> None:

@@ -23,6 +23,7 @@ from kfp_vision.core.values import (
 from kfp_vision.exports import formats
 from kfp_vision.networks import AUTO_NETWORK, IMAGENET, NETWORKS, Network
 from kfp_vision.preflight import nodes
+from kfp_vision.repository import registries
 from kfp_vision.storage import uris
 from kfp_vision.training import trial_plan
 from kfp_vision.training.recipe_presets import RECIPES, Preset
@@ -248,6 +249,8 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
     for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
         check_type(name, form[name], str, '"somewhere"')
     formats.parse_formats(form["formats"])
+    check_type("register_in", form["register_in"], str, '"mlflow"')
+    registries.parse_registries(form["register_in"])
     check_type("gpu_type", form["gpu_type"], str, '"nvidia.com/gpu"')
     if form["gpu_count"]:
         nodes.check_gpus(form["gpu_type"], int(form["gpu_count"]))

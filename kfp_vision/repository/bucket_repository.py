@@ -15,6 +15,7 @@ from typing import Any
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import published_exports
+from kfp_vision.repository.registered import resolve
 from kfp_vision.repository.version import (
     FIRST_VERSION,
     SAVED_MODEL_FILE,
@@ -226,7 +227,7 @@ def local_copy(uri: str, exports: Collection[str] = ()) -> Iterator[Path]:
     A local path is used in place. From a bucket the newest version is downloaded; versions published later are not.
 
     Args:
-        uri: Path or URI of a model folder or a repository.
+        uri: Path or URI of a model folder or a repository, or of a registered model.
         exports: Formats of the exports beside the versions that are needed as well.
 
     Yields:
@@ -235,6 +236,7 @@ def local_copy(uri: str, exports: Collection[str] = ()) -> Iterator[Path]:
     Raises:
         InputError: There is no version in the bucket, or the store denies access or does not answer.
     """
+    uri = resolve(uri)
     if uris.scheme_of(uri) not in base.BUCKETS:
         yield Path(uris.absolute_uri(uri))
         return

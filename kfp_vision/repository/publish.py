@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.repository import papers
 from kfp_vision.repository.folder_repository import FolderRepository
 from kfp_vision.repository.version import SAVED_MODEL_FILE, Version
 from kfp_vision.storage import atomic, base, reading, uris, writing
@@ -118,7 +119,7 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
     Args:
         version: The exported version.
         uri: Path of the repository, or its folder in a bucket.
-        kept: How many versions to keep, at least the newest two; 0 keeps all.
+        kept: How many versions to keep, at least the newest two; 0 keeps all. Those with an alias are kept besides.
 
     Returns:
         The number of the version in the repository.
@@ -137,8 +138,11 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
         return published[-1].number
     number = repository.add(version)
     if kept:
+        named = papers.read_aliases(uri).values()
         for old in repository.versions()[: -max(kept, MIN_KEPT_VERSIONS)]:
-            old.remove()
+            if old.number not in named:
+                old.remove()
+                papers.remove_papers(uri, old.number)
     return number
 
 
@@ -164,12 +168,12 @@ def remove_unused_models(uri: str, read: Collection[str], kept: int) -> None:
             writing.delete_file(found.uri)
 
 
-def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
+def rollback(uri: str, to: int | str = 0) -> tuple[str, int, int]:
     """Publishes an earlier version again as the newest, so that servers, which take the highest number, load it.
 
     Args:
         uri: Path of the repository, or its folder in a bucket.
-        to: Number of the earlier version; 0 for the one before the newest.
+        to: Number or alias of the earlier version; 0 for the one before the newest.
 
     Returns:
         The name of the model, the number of the earlier version, and its new number, which is the newest's if that is the
@@ -180,7 +184,8 @@ def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
     """
     repository = repository_at(uri)
     published = repository.versions()
-    found = [version for version in published if version.number == to] if to else published[-2:-1]
+    wanted_number = papers.read_aliases(uri).get(str(to), int(to) if str(to).isdecimal() else 0)
+    found = [version for version in published if version.number == wanted_number] if to else published[-2:-1]
     if not found:
         numbers = ", ".join(str(version.number) for version in published) or "none"
         wanted = f"version {to}" if to else "the one before the newest"
@@ -191,7 +196,10 @@ def rollback(uri: str, to: int = 0) -> tuple[str, int, int]:
     with atomic.temporary_folder() as scratch:
         version = earlier.download(scratch)
         is_newest = newest is earlier or newest.is_copy_of(version)
-        return version.name, earlier.number, newest.number if is_newest else repository.add(version)
+        number = newest.number if is_newest else repository.add(version)
+        if not is_newest and papers.download_papers(uri, earlier, scratch / papers.PAPERS_FOLDER):
+            papers.publish_papers(scratch / papers.PAPERS_FOLDER, uri, number)
+        return version.name, earlier.number, number
 
 
 def _check_name(published: Sequence[PublishedVersion], name: str, uri: str) -> None:

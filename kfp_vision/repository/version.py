@@ -20,6 +20,7 @@ from typing import Any
 from kfp_vision.core import values
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.errors import InputError
+from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, reading, uris
 
 SERVING_FOLDER, HISTORY_FILE = Path("serving"), "training.json"  # of a model folder
@@ -202,7 +203,7 @@ def fetch_version(uri: str, model: Path) -> Version:
     """Copies the newest version at a URI into a new model folder.
 
     Args:
-        uri: A model folder, a repository or a single version; on disk, in a bucket, or in an archive in either.
+        uri: A model folder, a repository or a single version; on disk, in a bucket, in an archive in either, or registered.
         model: Folder to create; it appears once it is complete.
 
     Returns:
@@ -211,7 +212,7 @@ def fetch_version(uri: str, model: Path) -> Version:
     Raises:
         InputError: There is no version at the URI, or it cannot be read.
     """
-    uri = uris.from_field(uri)
+    uri = resolve(uris.from_field(uri))
     newest = _newest(uri)
     if newest is None:
         raise InputError("there must be a model", f"none at {uri}", MODEL_REMEDY)
@@ -227,12 +228,13 @@ def check_model_uri(uri: str, field: str) -> None:
     """Checks that there is a version of a model at a URI.
 
     Args:
-        uri: A model folder, a repository or a single version.
+        uri: A model folder, a repository, a single version, or a registered model, see `registered`.
         field: Name of the field that holds the URI, for error messages.
 
     Raises:
         InputError: There is none, or the URI cannot be read.
     """
+    uri = resolve(uri)
     reading.check_exists(uri, field)
     if _newest(uri) is None:
         raise InputError(f"{field} must name a model", f"none at {uri}", MODEL_REMEDY)

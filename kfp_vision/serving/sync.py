@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import bucket_repository, published_exports
+from kfp_vision.repository.registered import resolve
 from kfp_vision.repository.version import INDEX_FOLDER
 from kfp_vision.storage import base, retry, uris
 
@@ -23,7 +24,7 @@ def synced_copy(uri: str, exports: Collection[str] = ()) -> Iterator[Path]:
     versions that are gone from the bucket.
 
     Args:
-        uri: Path or URI of a model folder or a repository.
+        uri: Path or URI of a model folder or a repository, or of a registered model.
         exports: Formats of the exports beside the versions that are needed as well.
 
     Yields:
@@ -32,6 +33,7 @@ def synced_copy(uri: str, exports: Collection[str] = ()) -> Iterator[Path]:
     Raises:
         InputError: There is no version in the bucket at the start, or the store denies access or does not answer then.
     """
+    uri = resolve(uri)
     with bucket_repository.local_copy(uri, exports) as path, contextlib.ExitStack() as following:
         if uris.scheme_of(uri) in base.BUCKETS:
             ended = threading.Event()

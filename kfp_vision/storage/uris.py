@@ -12,6 +12,7 @@ from kfp_vision.storage import archives, base
 SAMPLE = "sample"
 SEVERAL_SAMPLE = "sample?labels=several"
 SAMPLES = (SAMPLE, SEVERAL_SAMPLE)
+MLFLOW_MODEL = "models:/"  # begins the URI of a model in MLflow, which has one slash
 # A member of an archive in a bucket; settings may separate the two, see `base.split_settings`. After an archive without one of
 # the endings two slashes follow the `#`, which else is part of a key.
 ARCHIVE_MEMBER = re.compile(
@@ -144,7 +145,7 @@ class Location:
 
 def uri_scheme(uri: str) -> str:
     """Returns the scheme of a URI, such as `http`, without parsing the rest; empty for a local path."""
-    return urlsplit(uri).scheme if "://" in uri else ""
+    return urlsplit(uri).scheme if "://" in uri or uri.startswith(MLFLOW_MODEL) else ""
 
 
 def _split_member(uri: str) -> tuple[str, str]:

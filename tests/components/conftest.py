@@ -141,14 +141,15 @@ def serving_check(serving_check_inputs, once) -> run_component.Result:
 @pytest.fixture(scope="session")
 def deploy_inputs(serving_check_inputs, serving_check) -> dict[str, Path]:
     """Returns the input artifacts of deploy_model."""
-    return {name: serving_check_inputs[name] for name in ("model", "verdict")} | {"proof": serving_check.folder / "proof"}
+    evaluation = {name: serving_check_inputs["verdict"].parent / name for name in ("verdict", "metrics")}
+    return {"model": serving_check_inputs["model"], **evaluation, "proof": serving_check.folder / "proof"}
 
 
 @pytest.fixture(scope="session")
 def deployed(deploy_inputs, once) -> run_component.Result:
     def deploy(root: Path) -> run_component.Result:
         values = {"deploy_to": str(root / "repository"), "advanced": {}}
-        return run_component.run(components.deploy_model, root, deploy_inputs, **values)
+        return run_component.run(components.deploy_model, root, deploy_inputs, **values, **run_component.ORIGIN)
 
     return once("deploy", deploy)
 

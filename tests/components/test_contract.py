@@ -31,9 +31,9 @@ FORM_OF = {  # the pipeline whose fields each check takes
     "check_search": image_search,
 }
 PARAMETERS_OUT = {  # parameters passed to later stages
-    "check_run": {"advanced": "STRUCT", "recipe": "STRING", "gpus": "STRING", "preset": "STRUCT"},
-    "check_sweep": {"advanced": "STRUCT", "gpus": "STRING"},
-    "check_training": {"gpus": "STRING", "preset": "STRUCT"},
+    "check_run": {"advanced": "STRUCT", "recipe": "STRING", "gpus": "STRING", "preset": "STRUCT", "form": "STRUCT"},
+    "check_sweep": {"advanced": "STRUCT", "gpus": "STRING", "form": "STRUCT"},
+    "check_training": {"gpus": "STRING", "preset": "STRUCT", "form": "STRUCT"},
     "check_preparation": {"Output": "STRUCT"},
 }
 FOLDER = Path(components.__file__).parent

@@ -5,6 +5,7 @@ import pytest
 from support import run_component
 
 from kfp_vision import components
+from kfp_vision.repository import papers
 from kfp_vision.repository.version import exported_version, versions
 
 pytestmark = pytest.mark.slow
@@ -19,13 +20,25 @@ def test_publishes_the_first_version(deployed, trained):
     assert deployed.printed == [f"outcome: flowers deployed as version 1 in {endpoint['repository']}"]
 
 
+def test_publishes_the_papers_beside_the_version_and_shows_the_card(deployed, trained):
+    repository = json.loads((deployed.folder / "endpoint").read_text())["repository"]
+    (version,) = versions(Path(repository))
+    found = papers.read_papers(repository, version)
+    assert found["fingerprint"] == exported_version(trained.folder / "model").fingerprint
+    assert {name: found[name] for name in run_component.ORIGIN} == run_component.ORIGIN
+    assert found["verdict"]["accepted"] is True
+    assert papers.read_card(repository, version) == (deployed.folder / "card").read_text()
+
+
 def write_changed(file: Path, target: Path, **changes: object) -> Path:
     target.write_text(json.dumps(json.loads(file.read_text()) | changes))
     return target
 
 
 def deploy_error(inputs: dict[str, Path], root: Path, deploy_to: Path) -> str:
-    ended = run_component.run(components.deploy_model, root, inputs, deploy_to=str(deploy_to), advanced={})
+    ended = run_component.run(
+        components.deploy_model, root, inputs, deploy_to=str(deploy_to), advanced={}, **run_component.ORIGIN
+    )
     return run_component.error_line(ended)
 
 

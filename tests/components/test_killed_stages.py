@@ -169,7 +169,8 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
         }
         return fixture_value("evaluate_inputs"), arguments
     if stage == "deploy_model":
-        return fixture_value("deploy_inputs"), {"deploy_to": str(root / "repository"), "advanced": {}}
+        values = {"deploy_to": str(root / "repository"), "advanced": {}, **run_component.ORIGIN}
+        return fixture_value("deploy_inputs"), values
     if stage == "call_endpoint":
         return fixture_value("held_out") | {"endpoint": fixture_value("deployed").folder / "endpoint"}, {
             "test_image_uri": "",

@@ -18,6 +18,7 @@ from kfp_vision.cli.run import form_fields, stage_names
 from kfp_vision.core.errors import format_value
 from kfp_vision.pipelines import PIPELINES, compiling
 from kfp_vision.reports import outcome
+from kfp_vision.repository import registries
 from kfp_vision.storage import base
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,7 @@ STAGES = [
     "export-model",
     "ingest-images",
     "predict-images",
+    "register-model",
     "report-outcome",
     "split-images",
     "train-classifier",
@@ -179,7 +181,11 @@ def test_the_training_takes_node_selector_and_tolerations_from_the_form(on_kuber
     assert [body[channel].component_input_parameter for channel in channels] == ["node_selector", "tolerations"]
 
 
-SECRETS = {"kfp-vision-storage": base.ENVIRONMENT_VARIABLES, "kfp-vision-webhook": outcome.REPORT_ENVIRONMENT}
+SECRETS = {
+    "kfp-vision-storage": base.ENVIRONMENT_VARIABLES,
+    "kfp-vision-webhook": outcome.REPORT_ENVIRONMENT,
+    "kfp-vision-registries": registries.ENVIRONMENT,
+}
 
 
 def test_credentials_come_from_optional_secrets(on_kubernetes):
@@ -228,7 +234,7 @@ def test_the_outcome_is_reported_after_success_and_failure(graphs):
 def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs):
     group_of = {name: group for group, tasks in graphs.items() for name in tasks}
     conditions = {}
-    for stage in ("check-serving", "deploy-model", "call-endpoint", "export-model", "predict-images"):
+    for stage in ("check-serving", "deploy-model", "call-endpoint", "export-model", "register-model", "predict-images"):
         conditions[stage], group = [], group_of[stage]
         while group != "comp-run":
             (task,) = (task for tasks in graphs.values() for task in tasks.values() if task.component_ref.name == group)
@@ -241,6 +247,7 @@ def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs)
         "deploy-model": [proven],
         "call-endpoint": [proven],
         "export-model": [accepted, "['pipelinechannel--formats'] != ''"],
+        "register-model": [accepted, "['pipelinechannel--register_in'] != ''"],
         "predict-images": [accepted, "['pipelinechannel--predict_uri'] != ''"],
     }
     parameters = graphs["comp-run"]["check-serving"].inputs.parameters
@@ -249,7 +256,17 @@ def test_deploys_only_an_accepted_and_proven_model_where_a_target_is_set(graphs)
     unchanged = graphs["comp-run"]["evaluate-classifier"].inputs.parameters["unchanged"]
     assert unchanged.task_output_parameter.producer_task == "decide-training"
     inputs = graphs[group_of["deploy-model"]]["deploy-model"].inputs.artifacts
-    assert sorted(inputs) == ["model", "proof", "verdict"]
+    assert sorted(inputs) == ["metrics", "model", "proof", "verdict"]
+
+
+def test_the_papers_say_which_form_data_and_run_a_model_is_of(graphs):
+    (deploy,) = (task for tasks in graphs.values() for name, task in tasks.items() if name == "deploy-model")
+    given = deploy.inputs.parameters
+    assert given["form"].component_input_parameter == f"{CHANNEL}check-run-form"
+    assert given["data_fingerprint"].component_input_parameter == f"{CHANNEL}decide-training-fingerprint"
+    constants = {name: given[name].runtime_value.constant.string_value for name in ("pipeline", "run_name", "run_id")}
+    assert constants.pop("pipeline").replace("-", "_") in PIPELINES
+    assert constants == {"run_name": "{{$.pipeline_job_name}}", "run_id": "{{$.pipeline_job_uuid}}"}  # KFP fills them in
 
 
 def test_prepare_records_has_its_stages_and_a_choice_of_tasks():

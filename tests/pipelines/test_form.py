@@ -37,6 +37,7 @@ node_selector - STRUCT: {}
 optimizer - STRING: "sgd" [8 choices]
 predict_uri - STRING: ""
 recipe - STRING: "tutorial" [3 choices]
+register_in - STRING: ""
 skip_unchanged - BOOLEAN: false [true, false]
 test_image_uri - STRING: ""
 test_ratio - NUMBER_DOUBLE: 0
@@ -91,6 +92,7 @@ networks - LIST: ["inception_v1"]
 node_selector - STRUCT: {}
 optimizers - LIST: ["sgd", "momentum"]
 predict_uri - STRING: ""
+register_in - STRING: ""
 test_image_uri - STRING: ""
 test_ratio - NUMBER_DOUBLE: 0.1
 tolerations - LIST: []
@@ -139,7 +141,7 @@ def form_lines(name: str) -> list[str]:
         (
             "train_only",
             "\n".join(line for line in FORM.splitlines() if line.partition(" ")[0] not in DATA_FIELDS).replace(
-                "test_image_uri", 'records_uri - STRING: ""\ntest_image_uri'
+                "register_in", 'records_uri - STRING: ""\nregister_in'
             ),
         ),
         ("hyperparameter_sweep", SWEEP_FORM),

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support import local_outputs, run_component, sample_images
 
 from kfp_vision import components
+from kfp_vision.repository import papers
 from kfp_vision.repository.version import exported_version, versions
 from kfp_vision.serving import server
 
@@ -28,7 +30,7 @@ STAGES = [
     "check_serving",
 ]
 IN_ANY_ORDER = ["call_endpoint", "deploy_model", "predict_images"]  # these branches are independent
-NOT_ASKED = ["export_model"]  # formats is empty
+NOT_ASKED = ["export_model", "register_model"]  # formats and register_in are empty
 LAST = "report_outcome"
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
 SPLITS = {"train": 42, "validation": 12, "test": 6}
@@ -144,6 +146,21 @@ def test_deploys_the_model_and_sends_it_a_request(run):
     )
     assert "      the run succeeded" in run.lines
     assert run.result["skipped"] == NOT_ASKED
+
+
+def test_the_deployed_version_has_its_papers(run):
+    repository = run.images.parent / "a repository"
+    (version,) = versions(repository)
+    found = papers.read_papers(str(repository), version)
+    assert found["fingerprint"] == version.fingerprint
+    assert (found["pipeline"], found["figures"]["accuracy"]) == ("image-classification", run.result["accuracy"])
+    given = {"images_uri": str(run.images), "train_steps": 12, "advanced": json.loads(SMALL["advanced"]), "tolerations": []}
+    assert {name: found["form"][name] for name in given} == given
+    fingerprint = json.loads((run.artifacts / "decide-training" / "executor_output.json").read_text())["parameterValues"]
+    assert found["data_fingerprint"] == fingerprint["fingerprint"]
+    assert found["run_name"] == run.artifacts.name
+    pipeline, _ = yaml.safe_load_all((repository / "papers" / "1" / "pipeline.yaml").read_text())
+    assert pipeline["root"]["inputDefinitions"]["parameters"]["train_steps"]["defaultValue"] == 12
 
 
 def test_every_artifact_has_a_file(run):

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("stage", "image", "cores", "memory", "room", "time", "tries", "cached", "secrets", "node")
 TABLE = """
 call_endpoint       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
-check_prediction    kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any
+check_prediction    kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage,registries  any
 check_preparation   kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any
 check_run           kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
-check_search        kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
+check_search        kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage,registries  any
 check_sweep         kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
 check_training      kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
 audit_images        kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  yes  none     any
@@ -30,9 +30,9 @@ deploy_index        kfp-vision      250m-2  256Mi-2Gi  500Gi   12h   3  no   sto
 deploy_model        kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage  any
 evaluate_classifier kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
 export_model        kfp-vision      1-8     2Gi-8Gi    500Gi   24h   3  no   storage  any
-fetch_embedder      kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
+fetch_embedder      kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage,registries  any
 fetch_records       kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  no   storage  any
-fetch_model         kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage  any
+fetch_model         kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage,registries  any
 fingerprint_images  kfp-vision      250m-2  256Mi-2Gi  10Gi    12h   3  no   storage  any
 index_images        kfp-vision      1-8     2Gi-8Gi    500Gi   72h   3  yes  storage  any
 ingest_images       kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
@@ -42,6 +42,7 @@ join_records        kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  non
 list_images         kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
 partition_records   kfp-vision      250m-2  256Mi-2Gi  10Gi    1h    3  yes  none     any
 predict_images      kfp-vision      1-8     2Gi-8Gi    500Gi   72h   3  no   storage  any
+register_model      kfp-vision      250m-2  256Mi-2Gi  100Gi   1h    3  no   storage,registries  any
 report_outcome      kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   3  no   webhook  any
 search_images       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
 split_images        kfp-vision      250m-2  256Mi-8Gi  10Gi    6h    3  yes  none     any

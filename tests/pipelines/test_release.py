@@ -69,12 +69,15 @@ def run_release(
             inputs["model"] = artifact("model", dsl.Model)
             if (outputs / "verdict").exists():
                 decision, verdict = accepted, artifact("verdict", dsl.Artifact)
+                metrics, report = artifact("metrics", dsl.Metrics), artifact("report", dsl.HTML)
             else:
                 settings = {"min_accuracy": min_accuracy, "test_image_uri": test_image_uri, "deploy_to": deploy_to}
                 settings |= {"unchanged": False}
                 evaluated = components.evaluate_classifier(**inputs, **settings, advanced=advanced)
                 decision, verdict = evaluated.outputs["Output"], evaluated.outputs["verdict"]
-            options = {"test_image_uri": test_image_uri, "predict_uri": predict_uri, "formats": ""}
+                metrics, report = evaluated.outputs["metrics"], evaluated.outputs["report"]
+            options = {"test_image_uri": test_image_uri, "predict_uri": predict_uri, "formats": "", "register_in": ""}
+            options |= {"metrics": metrics, "report": report, "origin": {"form": {}, "data_fingerprint": ""}}
             inputs["train_records"] = inputs["validation_records"]  # only exports read it
             add_release_stages(decision, verdict=verdict, deploy_to=deploy_to, advanced=advanced, **inputs, **options)
 
@@ -154,7 +157,8 @@ def test_a_model_that_does_not_load_is_not_deployed_and_the_run_fails(tmp_path):
     version = exported_version(broken / "model")
     exported_model.break_version(version.folder)
     verdict = {"model_fingerprint": version.fingerprint, "verdict": {"accepted": True, "reasons": []}, "answers": []}
-    (broken / "verdict").write_text(json.dumps(verdict))
+    for name in ("verdict", "metrics", "report"):
+        (broken / name).write_text(json.dumps(verdict))
     done = run_release(broken, tmp_path / "run", deploy_to=str(tmp_path / "repository"), predict_uri="sample")
     assert done.stages == ["check-serving", "report-outcome"]
     assert not done.green and "the run failed" in done.printed

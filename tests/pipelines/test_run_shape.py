@@ -12,6 +12,7 @@ from kfp_vision.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "explanation" / "cluster.md").read_text(encoding="utf-8")
+ASKED = ("formats", "export", "registries", "register")  # groups of fields that are empty by default
 COLUMNS = ("pipeline", "layers", "boxes and artifacts in run", "pods")
 
 
@@ -67,10 +68,10 @@ def test_more_columns_do_not_change_what_is_read():
 def test_the_deployment_condition_holds_only_with_a_target():
     text = (ROOT / "pipelines" / "image_classification.yaml").read_text(encoding="utf-8")
     assert run_shape.SAY_NO["check-serving"] == ("deploy_to", values.NOWHERE)
-    assert run_shape.conditions_of_the_form(Pipeline(text)) == {"formats", "export", "predict", "accepted"}
+    assert run_shape.conditions_of_the_form(Pipeline(text)) == {*ASKED, "predict", "accepted"}
     with_target = text.replace("defaultValue: none", "defaultValue: kserve")
     assert with_target != text
-    assert run_shape.conditions_of_the_form(Pipeline(with_target)) == {"formats", "export", "predict", "accepted", "publish"}
+    assert run_shape.conditions_of_the_form(Pipeline(with_target)) == {*ASKED, "predict", "accepted", "publish"}
 
 
 def test_stages_below_a_false_condition_are_not_reached():

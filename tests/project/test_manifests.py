@@ -20,6 +20,7 @@ from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.deployment import kserve
 from kfp_vision.pipelines import ending, pods
 from kfp_vision.reports import outcome, run_state
+from kfp_vision.repository import registries
 from kfp_vision.storage import base
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
@@ -35,6 +36,7 @@ FILES = sorted(
 TEMPLATES = {
     pods.STORAGE_SECRET: base.ENVIRONMENT_VARIABLES,
     ending.WEBHOOK_SECRET: outcome.REPORT_ENVIRONMENT,
+    pods.REGISTRIES_SECRET: registries.ENVIRONMENT,
     "kfp-vision-models": (of_kserve.S3_ACCESS_KEY_ID_DEFAULT_NAME, of_kserve.S3_SECRET_ACCESS_KEY_DEFAULT_NAME),
 }
 
@@ -214,6 +216,7 @@ def test_applying_a_manifest_again_changes_nothing(name):
 
 # Services of KFP 2.17 and their ports: manifests/kustomize/base/pipeline and third-party/seaweedfs.
 SERVICES = {"ml-pipeline": {8887, 8888}, "seaweedfs": {8111, 8333, 8888, 9000, 9333, 18888, 19333}}
+SERVICES |= {"model-registry-service": {8080}}  # Kubeflow's: manifests/kustomize/base of kubeflow/model-registry
 
 
 @pytest.mark.parametrize("folder", ["README.md", "components", "docs", "kfp_vision", "manifests", "pipelines", "tests"])

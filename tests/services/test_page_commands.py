@@ -20,9 +20,12 @@ from support.page_commands import ROOT, find_command, find_program, words
 from support.webhook_receiver import Web
 
 from kfp_vision.cli import commands
+from kfp_vision.deployment import model_card
 from kfp_vision.exports import export
 from kfp_vision.prediction import authentication
 from kfp_vision.reports import outcome
+from kfp_vision.repository import papers
+from kfp_vision.repository.version import Version
 from kfp_vision.storage import sample
 from kfp_vision.storage.base import ENVIRONMENT_VARIABLES
 
@@ -97,6 +100,27 @@ def test_makes_an_earlier_version_the_newest(tmp_path):
         exported_model.version(tmp_path / "photos" / number, weights=weights)
     command = find_command(".venv/bin/kfp-vision rollback s3://models/photos --to 3").replace("s3://models/photos", "photos")
     assert "version 3 is the newest in photos again, as version 5" in ran(command, tmp_path)
+
+
+def test_lists_shows_tags_names_and_imports_versions(tmp_path):
+    repository = tmp_path / "models" / "photos"
+    for number, weights in (("3", b"earlier"), ("4", b"later")):
+        exported_model.version(repository / number, weights=weights)
+    model = Version(repository / "4")
+    accepted = {"accuracy": 0.9, "verdict": {"accepted": True, "reasons": []}}
+    model_card.write_papers(model, accepted, model_card.Origin(), tmp_path / "papers")
+    papers.publish_papers(tmp_path / "papers", str(repository), 4)
+    tag = find_command(".venv/bin/kfp-vision models models/photos --tag 4")
+    assert "version 4: reviewed by anna" in ran(tag, tmp_path)
+    alias = find_command(".venv/bin/kfp-vision models models/photos --alias champion 4")
+    assert "champion is version 4" in ran(alias, tmp_path)
+    show = find_command(".venv/bin/kfp-vision models models/photos --show newest")
+    assert "# flowers" in ran(show, tmp_path).splitlines()
+    models = find_command(".venv/bin/kfp-vision models s3://models/photos").replace("s3://", "")
+    *_, newest, _ = ran(models, tmp_path).splitlines()
+    assert newest.split() == ["4", *newest.split()[1:2], "accuracy", "0.9000", "champion", "reviewed", "by", "anna"]
+    imported = find_command(".venv/bin/kfp-vision models models/photos --import runs")
+    assert "version 4 of " in ran(imported.replace("runs/quick-classification-20261129-124747", str(repository)), tmp_path)
 
 
 def test_explains_an_answer_with_a_server(folder, served):

@@ -18,11 +18,11 @@ from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
-from kfp_vision.deployment import call, deploy
+from kfp_vision.deployment import call, deploy, model_card
 from kfp_vision.evaluation import evaluate, gate
 from kfp_vision.exports import export
 from kfp_vision.records import convert
-from kfp_vision.repository import bucket_repository, publish, published_exports
+from kfp_vision.repository import bucket_repository, papers, publish, published_exports
 from kfp_vision.repository.version import Version, exported_version, find_repository, versions
 from kfp_vision.search import deploy_index
 from kfp_vision.search.index import Index
@@ -110,6 +110,28 @@ def test_removes_old_versions_and_rolls_back_to_an_earlier_one(uri, tmp_path):
     with pytest.raises(InputError, match=f"there must be a version to go back to; got version 1 of 2, 3, 4, 5 in {uri}"):
         publish.rollback(uri, 1)
     assert numbers(uri) == [2, 3, 4, 5]
+
+
+def test_papers_tags_and_aliases_lie_beside_the_versions(uri, tmp_path):
+    models = fill(uri, tmp_path)
+    model_card.write_papers(models[0], {"accuracy": 0.9}, model_card.Origin(), tmp_path / "papers")
+    papers.publish_papers(tmp_path / "papers", uri, 1)
+    papers.change_tags(uri, 1, add=["reviewed"])
+    papers.set_alias(uri, "champion", 1)
+    first, *_ = publish.repository_at(uri).versions()
+    assert papers.read_card(uri, first) == (tmp_path / "papers" / "README.md").read_text()
+    assert (papers.read_tags(uri, 1), papers.find_number(uri, [first], "champion")) == (["reviewed"], 1)
+    assert [key for key in keys(uri) if key.startswith("papers/1/")] == [
+        f"papers/1/{name}" for name in ("README.md", "papers.json", "tags.json")
+    ]
+    assert publish.publish(version(tmp_path / "new" / "1", weights=b"4"), uri, kept=2) == 4
+    assert numbers(uri) == [1, 3, 4]  # the champion is kept
+    assert publish.rollback(uri, "champion") == ("flowers", 1, 5)
+    assert papers.read_card(uri, publish.repository_at(uri).versions()[-1]) == papers.read_card(uri, first)
+    papers.set_alias(uri, "champion", 5)
+    assert publish.publish(version(tmp_path / "last" / "1", weights=b"6"), uri, kept=2) == 6
+    assert numbers(uri) == [5, 6]
+    assert not [key for key in keys(uri) if key.startswith("papers/1/")]
 
 
 def test_ignores_an_incomplete_version_and_removes_it_with_the_old_ones(uri, tmp_path, monkeypatch):

@@ -19,6 +19,13 @@ from kfp.dsl.base_component import BaseComponent
 ARGUMENTS = re.compile(r"^    \{\n.*?^    \}\n", re.DOTALL | re.MULTILINE)  # the arguments of a stage, which KFP prints as JSON
 PRINTED = re.compile(r"^    (?!\[KFP Executor)(.*\S.*)$", re.MULTILINE)  # KFP indents the output of a stage
 ENDED = re.compile(r"Task '[\w-]+' finished")
+ORIGIN = {  # where a model comes from, for deploy_model
+    "form": {"images_uri": "sample", "train_steps": 3, "advanced": {"depth_multiplier": 0.1}, "tolerations": []},
+    "pipeline": "image-classification",
+    "data_fingerprint": "0ca8",
+    "run_name": "sunday",
+    "run_id": "8a2f",
+}
 COLOURS = re.compile(r"\x1b\[\d+m")
 
 

@@ -305,7 +305,7 @@ def test_a_value_of_another_type_is_rejected(typed, rule):
 def test_a_failed_run_keeps_its_log(results):
     (log,) = results["a single class"].place.glob("runs/*/run.log")
     assert "error: images_uri must contain at least two classes" in log.read_text()
-    assert "[3/13] ingest_images\n      failed in " in results["a single class"].stdout
+    assert "[3/14] ingest_images\n      failed in " in results["a single class"].stdout
 
 
 @pytest.mark.slow
@@ -390,7 +390,7 @@ def test_prints_its_version(tmp_path):
 def test_help_lists_the_commands(tmp_path):
     results = run_command(["--help"], tmp_path)
     assert (results.code, results.stderr) == (DONE, "")
-    commands = ["run", "train", "serve", "predict", "search", "rollback", "sample", "compile", "fields", "doctor"]
+    commands = ["run", "train", "serve", "predict", "search", "rollback", "models", "sample", "compile", "fields", "doctor"]
     assert re.findall(r"^    (\w+) ", results.stdout, re.MULTILINE) == commands
 
 

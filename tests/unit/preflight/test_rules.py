@@ -427,7 +427,8 @@ def test_the_location_of_the_exclusion_list_is_not_part_of_the_recipe(fields, tm
     (tmp_path / "list.csv").write_text("path\n1.jpg\n")
     parsed = fields | {"images_uri": "sample", "fine_tune": False}
     with_a_list = checks.check_run(parsed | {"leave_out_uri": str(tmp_path / "list.csv")})
-    assert with_a_list == checks.check_run(parsed)
+    without = checks.check_run(parsed)
+    assert with_a_list._replace(form=without.form) == without
     assert with_a_list.recipe != checks.check_run(parsed | {"train_steps": 1}).recipe
 
 

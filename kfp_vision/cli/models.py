@@ -1,0 +1,120 @@
+"""What `kfp-vision models` prints: the versions of a repository with figures, tags and aliases, and what it has changed."""
+
+import argparse
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from kfp_vision.core.errors import InputError
+from kfp_vision.deployment import import_model
+from kfp_vision.repository import papers, publish
+from kfp_vision.repository.publish import PublishedVersion
+from kfp_vision.storage import uris
+
+COLUMNS = ("version", "date", "figure", "alias", "tags")
+
+
+def manage(options: argparse.Namespace) -> Iterable[str]:
+    """Does what a command line asks for.
+
+    Args:
+        options: the parsed command line of `kfp-vision models`.
+
+    Returns:
+        The lines to print.
+
+    Raises:
+        InputError: there is no such version, alias or tag, the model must not be imported, or an error of the store.
+    """
+    place = uris.absolute_uri(uris.from_field(options.repository))
+    if options.source:
+        imported = import_model.import_model(options.source, place, force=options.force)
+        return [f"{imported.name}: version {imported.number} of {place} is the model of {options.source}"]
+    published = publish.repository_at(place).versions()
+    if not published:
+        raise InputError("a model repository must hold a version", f"none in {place}", "Deploy to it, or import a model.")
+    if options.show:
+        version = _find(place, published, options.show)
+        return [papers.read_card(place, version).rstrip()]
+    if options.tag or options.untag:
+        name, tag = options.tag or options.untag
+        number = papers.find_number(place, published, name)
+        change = {"add": [tag]} if options.tag else {"remove": [tag]}
+        return [f"version {number}: {', '.join(papers.change_tags(place, number, **change)) or 'no tags'}"]
+    if options.alias:
+        alias, name = options.alias
+        number = papers.find_number(place, published, name)
+        papers.set_alias(place, alias, number)
+        return [f"{alias} is version {number}"]
+    if options.unalias:
+        papers.set_alias(place, options.unalias, None)
+        return [f"{options.unalias} is no version"]
+    rows = describe_versions(place, published)
+    return [json.dumps(row, ensure_ascii=False) for row in rows] if options.json else _lines(place, rows)
+
+
+def describe_versions(place: str, published: Iterable[PublishedVersion]) -> list[dict[str, Any]]:
+    """Describes the versions of a repository, the newest first.
+
+    Args:
+        place: path or URI of the repository.
+        published: its versions, the newest last.
+
+    Returns:
+        A row per version: model_name, version, served (whether servers answer with it), network, aliases and tags; and of its
+        papers, else None: date, figures, intervals, accepted, fingerprint and run_id.
+    """
+    newest_first = list(published)[::-1]
+    aliases = papers.read_aliases(place)
+    rows = []
+    for version in newest_first:
+        found = papers.read_papers(place, version) or {}
+        rows.append(
+            {
+                "model_name": version.name,
+                "version": version.number,
+                "served": version is newest_first[0],
+                "network": version.about.get("network"),
+                "date": found.get("date"),
+                "figures": found.get("figures"),
+                "intervals": found.get("intervals"),
+                "accepted": (found.get("verdict") or {}).get("accepted"),
+                "fingerprint": found.get("fingerprint"),
+                "run_id": found.get("run_id"),
+                "aliases": sorted(alias for alias, number in aliases.items() if number == version.number),
+                "tags": papers.read_tags(place, version.number),
+            }
+        )
+    return rows
+
+
+def _find(place: str, published: Iterable[PublishedVersion], name: str) -> PublishedVersion:
+    by_number = {version.number: version for version in published}
+    return by_number[papers.find_number(place, list(by_number.values()), name)]
+
+
+def _lines(place: str, rows: list[dict[str, Any]]) -> list[str]:
+    cells = [
+        (
+            str(row["version"]),
+            (row["date"] or "-").partition("T")[0],
+            _figure(row),
+            ", ".join(row["aliases"]) or "-",
+            ", ".join(row["tags"]) or "-",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (COLUMNS, *cells)]
+    head = f"{rows[0]['model_name']} in {place}; servers answer with version {rows[0]['version']}"
+    return [head, *("  ".join(line).rstrip() for line in padded)]
+
+
+def _figure(row: dict[str, Any]) -> str:
+    """Returns the most important figure of a version, with its interval."""
+    if not row["figures"]:
+        return "-"
+    name, value = next(iter(row["figures"].items()))
+    bounds = row["intervals"].get(name)
+    interval = f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
+    return f"{name} {value:.4f}{interval}"

@@ -1,0 +1,116 @@
+"""Registers an accepted model in model registries. A failure of a registry is a warning: the model is not worse for it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kfp_vision import __version__
+from kfp_vision.core.errors import InputError, redact
+from kfp_vision.deployment import model_card
+from kfp_vision.deployment.deploy import check_same, read_json
+from kfp_vision.reports import results
+from kfp_vision.repository import registries
+from kfp_vision.repository.registration import Registration
+from kfp_vision.repository.version import HISTORY_FILE, Version, exported_version
+from kfp_vision.storage import atomic
+
+CARD_NAME, REPORT_NAME = "model_card.md", "report.html"  # as they are called in a registry
+NOT_PARAMETERS = ("labels", "advanced", "preset", "model_name", "trained_from")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model with what the evaluation says of it.
+
+    Attributes:
+        model: The model folder.
+        uri: Its URI, as an artifact's, from which others can read it.
+        verdict: The evaluation's verdict on it.
+        metrics: Metrics file of the evaluation.
+        report: Page of the evaluation.
+    """
+
+    model: Path
+    uri: str
+    verdict: Path
+    metrics: Path
+    report: Path
+
+
+def register_model(judged: Judged, register_in: str, origin: model_card.Origin, registered: Path) -> list[dict[str, Any]]:
+    """Registers an accepted model in each registry, unless it is there already, by its fingerprint.
+
+    Args:
+        judged: The model.
+        register_in: See `registries.parse_registries`.
+        origin: Where the model comes from.
+        registered: The file to write (JSON): `registries`, what is returned.
+
+    Returns:
+        For each registry kind, and version, is_new and place; or error if it failed.
+
+    Raises:
+        InputError: The model is not accepted, or the verdict is of another one.
+    """
+    version, verdict = exported_version(judged.model), read_json(judged.verdict)
+    check_same(version, verdict, "verdict")
+    if not verdict["verdict"]["accepted"]:
+        reasons = "; ".join(verdict["verdict"]["reasons"])
+        raise InputError("a model must be accepted to be registered", reasons, "Train a better one, or ask for less.")
+    wanted = registries.parse_registries(register_in)
+    with atomic.temporary_folder() as scratch:
+        model = _describe(version, judged, origin, scratch)
+        done = [_register(registry, model) for registry in wanted]
+    atomic.write_json(registered, {"registries": done})
+    return done
+
+
+def _register(registry: registries.Registry, model: Registration) -> dict[str, Any]:
+    kind = registries.REGISTRIES[registry.kind]
+    try:
+        found = kind.register(kind.connect(registry.address), model)
+    except (Exception, InputError) as error:  # whatever a registry answers, the model is good
+        reason = redact(" ".join(str(error).removeprefix(InputError.PREFIX).split()) or type(error).__name__)
+        print(f"warning: {model.name} is not registered in {registry.kind}: {reason}", flush=True)
+        return {"kind": registry.kind, "error": reason}
+    relation = "registered in" if found.is_new else "is registered already in"
+    results.announce(f"{model.name} {relation} {registry.kind} as version {found.version}")
+    return {"kind": registry.kind, "version": found.version, "is_new": found.is_new, "place": found.place}
+
+
+def _describe(version: Version, judged: Judged, origin: model_card.Origin, scratch: Path) -> Registration:
+    evaluation = read_json(judged.metrics)
+    (scratch / CARD_NAME).write_text(model_card.model_card(version, evaluation, origin), encoding="utf-8")
+    tags = {
+        "network": version.about.get("network", ""),
+        "classes": str(len(version.labels)),
+        "split": evaluation.get("split", ""),
+        "images": str(evaluation.get("images", "")),
+        "data_fingerprint": origin.data_fingerprint,
+        "trained_from": version.about.get("trained_from", ""),
+        "pipeline": origin.pipeline,
+        "kfp_run_id": origin.run_id,
+        "kfp_vision": version.about.get("kfp_vision", __version__),
+    }
+    return Registration(
+        name=version.name,
+        fingerprint=version.fingerprint,
+        uri=judged.uri,
+        card=(scratch / CARD_NAME).read_text(encoding="utf-8"),
+        parameters=_parameters(version.about),
+        figures=model_card.figures(evaluation),
+        curves=json.loads((judged.model / HISTORY_FILE).read_text(encoding="utf-8")),
+        files={CARD_NAME: scratch / CARD_NAME, REPORT_NAME: judged.report},
+        tags={name: value for name, value in tags.items() if value},
+        run_name=origin.run_name,
+        run_id=origin.run_id,
+    )
+
+
+def _parameters(about: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the fields of the recipe as texts, those of advanced by their own names."""
+    fields = {name: value for name, value in about.items() if name not in NOT_PARAMETERS}
+    fields |= {f"advanced.{name}": value for name, value in (about.get("advanced") or {}).items()}
+    return {name: redact(model_card.field_text(value)) for name, value in fields.items() if value not in ("", None)}
