@@ -118,7 +118,9 @@ def ingest_images(
         rare_classes.limit_rare_classes(found, advanced)
     if check_images:
         steps.check_data(found, images_uri, splits)
-    notes = [*found.notes, *steps.describe(found), *(several_labels.set_notes(found) if labels == SEVERAL else [])]
+    notes = [*found.notes, *steps.describe(found)]
+    if task == CLASSIFICATION:
+        notes += several_labels.set_notes(found) if labels == SEVERAL else several_labels.hidden_notes(found)
     if not all(row.name.isascii() for row in found.rows):
         notes = [*reading.notes_on_names(images_uri), *notes]
     for line in [*notes, *found.skipped.lines()]:

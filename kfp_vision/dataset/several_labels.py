@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset.label_cells import SEPARATORS
 from kfp_vision.dataset.table import (
     MAX_NAMED,
     SHOWN_SEPARATOR,
@@ -79,3 +80,21 @@ def set_notes(found: Catalog) -> list[str]:
     if sizes.keys() == {1}:
         sentences.append("Every image has exactly one label: is labels=several what you want?")
     return sentences
+
+
+def hidden_notes(found: Catalog) -> list[str]:
+    """Tells of labels that seem to be several, such as daisy|rose, where each image is to have one.
+
+    Args:
+        found: the catalog of the data.
+
+    Returns:
+        One sentence, or none.
+    """
+    for separator in SEPARATORS:
+        parts_of = {label: [part.strip() for part in label.split(separator)] for label in found.classes}
+        counts = Counter(part for parts in parts_of.values() for part in parts)
+        joined = [label for label, parts in parts_of.items() if len(parts) > 1 and all(counts[part] > 1 for part in parts)]
+        if joined:
+            return [f"Labels such as {joined[0]} seem to be several: set labels to several if they are."]
+    return []

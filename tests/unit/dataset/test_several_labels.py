@@ -11,7 +11,7 @@ from support import several_labels as drawn
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import ingest, label_map, scan
-from kfp_vision.dataset.several_labels import merge_copies, set_notes
+from kfp_vision.dataset.several_labels import hidden_notes, merge_copies, set_notes
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import Catalog, ImageRow, read_table, read_unused, write_table
 from kfp_vision.storage import several_sample
@@ -57,6 +57,21 @@ def test_with_one_label_the_note_on_such_an_image_names_several(folders, tmp_pat
     outputs = {"table": tmp_path / "images.csv", "page": tmp_path / "page.html"}
     ingest.ingest_images(str(folders), check_images=True, splits=2, **outputs)
     assert "or set labels to several if all are right." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentences"),
+    [
+        (["daisy", "daisy|rose", "rose"], ["Labels such as daisy|rose seem to be several: set labels to several if they are."]),
+        (["a, b", "b, c", "a, c"], ["Labels such as a, b seem to be several: set labels to several if they are."]),
+        (["tench, Tinca tinca", "goldfish, Carassius auratus"], []),
+        (["daisy|white", "rose|red"], []),
+        (["daisy", "rose"], []),
+    ],
+)
+def test_with_one_label_such_that_seem_to_be_several_are_told(labels, sentences):
+    found = Catalog([ImageRow("", label, 1, str(number), str(number)) for number, label in enumerate(labels)])
+    assert hidden_notes(found) == sentences
 
 
 def test_lines_and_copies_of_an_image_add_their_labels_and_the_last_split_counts(tmp_path):
