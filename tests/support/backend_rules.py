@@ -60,6 +60,7 @@ OUTSIDE = {
     "predict_images": "names the images that lie at a URI now",
     "search_images": "takes the images that lie at a URI now",
     "deploy_*": "writes a version into a repository, or tells the cluster to serve it",
+    "register_model": "tells the registries that people look in of a model, once by its fingerprint",
     "export_model": "copies files into a repository",
     "call_endpoint": "asks the service that is deployed",
     "report_outcome": "tells people how this very run ended",
