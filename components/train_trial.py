@@ -21,6 +21,7 @@ def train_trial(
     checkpoint_dir: str,
     gpu_type: str,
     gpu_count: int,
+    workers: int,
     gpus: str,
     node_selector: dict,
     tolerations: list,
@@ -47,7 +48,8 @@ def train_trial(
         checkpoint_dir: local or bucket folder for checkpoints, with a subfolder per trial, from which interrupted trials
             resume; empty for none.
         gpu_type: resource name that gpu_count counts; like gpus, node_selector and tolerations, only KFP reads it.
-        gpu_count: number of GPUs requested.
+        gpu_count: number of GPUs per worker.
+        workers: machines that train together; above 1, this stage starts a job of them, and waits for it.
         gpus: gpu_count as text, for KFP's GPU request, from check_sweep.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.

@@ -27,6 +27,7 @@ FIELDS_NOT_IN_RECIPE = (
     "partitions",
     "log_uri",
     "checkpoint_dir",
+    "workers",
     "gpu_type",
     "gpu_count",
     "node_selector",
@@ -322,7 +323,8 @@ def _check_checkpoint(form: Mapping[str, Any], advanced: Advanced) -> None:
 
 
 def _gpus(form: Mapping[str, Any]) -> str:
-    return str(int(form["gpu_count"]))
+    """Returns the number of GPUs that the training's own pod requests: 0 if it only waits for its workers."""
+    return str(int(form["gpu_count"])) if form["workers"] == 1 else "0"
 
 
 def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:

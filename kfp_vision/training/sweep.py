@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import pages, results
 from kfp_vision.storage import atomic, uris
+from kfp_vision.training import workers
 from kfp_vision.training.trial_plan import SWEPT_FIELDS
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ def train_trial(
         and `failed`, the reason, or empty.
 
     Raises:
-        InputError: see `train.train_classifier`, except that the loss may diverge.
+        InputError: see `workers.train`, except that the loss may diverge.
     """
-    from kfp_vision.training import train, trainer
+    from kfp_vision.training import trainer
 
     print(f"trial {trial['number']}: {describe_trial(trial)}", flush=True)
     recipe = replace(recipe, **{name: trial[name] for name in SWEPT_FIELDS.values()})
@@ -115,7 +116,7 @@ def train_trial(
     with atomic.replacing(model) as beside, atomic.temporary_folder() as scratch:
         outputs = {"model": beside, "events": scratch / "events", "page": page}
         try:
-            train.train_classifier(recipe, train_records, validation_records, label_map, **outputs)
+            workers.train(recipe, train_records, validation_records, label_map, **outputs)
             outcome = {**_validate(beside, validation_records), "failed": ""}
         except trainer.Diverged as error:
             print(f"the trial failed: {error}", flush=True)
