@@ -82,7 +82,8 @@ def train_classifier(
     recipe = Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     outputs = {"model": Path(model.path), "events": Path(events.path), "page": Path(curves.path)}
-    reached = of_training.train(recipe, *inputs, **outputs)
+    nodes = {"gpu_type": gpu_type, "node_selector": node_selector, "tolerations": tolerations}
+    reached = of_training.train(recipe, *inputs, **outputs, nodes=nodes)
     model.metadata.update({"network": recipe.network, "model_name": model_name, "framework": "tensorflow"})
     metrics.metadata.update(reached)
     atomic.write_json(Path(metrics.path), reached)

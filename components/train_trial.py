@@ -71,7 +71,8 @@ def train_trial(
     reading_settings.apply(advanced)
     recipe = Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
-    result = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path))
+    nodes = {"gpu_type": gpu_type, "node_selector": node_selector, "tolerations": tolerations}
+    result = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path), nodes=nodes)
     model.metadata.update({name: str(value) for name, value in values.items()})
     metrics.metadata.update({name: result[name] for name in ("accuracy", "loss") if result[name] is not None})
     atomic.write_json(Path(metrics.path), result)

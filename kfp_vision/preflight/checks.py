@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from kfp_vision.core import kube_config
 from kfp_vision.core.advanced import DEPLOYMENT_ADVANCED, Advanced
+from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import normalize_numbers
 from kfp_vision.exports import formats
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import nodes, rules
-from kfp_vision.storage import retry
+from kfp_vision.storage import base, retry, uris
 from kfp_vision.training import choose_network, trial_plan
 from kfp_vision.training.recipe_presets import Preset
 
@@ -42,6 +44,10 @@ FIELDS_NOT_IN_RECIPE = (
 ADVANCED_NOT_IN_RECIPE = (
     *DEPLOYMENT_ADVANCED,
     "check_nodes",
+    "training_api",
+    "training_runtime",
+    "training_queue",
+    "training_priority",
     "beat_largest_class",
     "compare_with_deployed",
     "profile_steps",
@@ -303,6 +309,8 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     if advanced.check_nodes:
         placement = int(form["gpu_count"]), form["node_selector"], form["tolerations"]
         nodes.check_nodes(nodes.NodeRequirements(form["gpu_type"], *placement))
+    if form["workers"] > 1 and kube_config.is_stage():
+        _check_cluster(form, advanced)
     if form["test_image_uri"]:
         reading.check_image_uri(form["test_image_uri"], "test_image_uri")
     if form["predict_uri"]:
@@ -313,6 +321,18 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
         if form[name]:
             writing.check_writable(form[name], name)
     _check_checkpoint(form, advanced)
+
+
+def _check_cluster(form: Mapping[str, Any], advanced: Advanced) -> None:
+    """Checks that the cluster can train with several workers, and that there is a bucket through which they get the records."""
+    from kfp_vision.training.job_client import JobClient  # as in _check_images
+
+    if uris.scheme_of(form["checkpoint_dir"]) not in base.BUCKETS:
+        rule = (
+            "checkpoint_dir must be a folder in a bucket for workers above 1 on a cluster, through which they get the records"
+        )
+        raise InputError(rule, form["checkpoint_dir"], "Set it to s3://bucket/checkpoints/flowers, say.")
+    JobClient(advanced.training_api).check(advanced.training_runtime)
 
 
 def _check_checkpoint(form: Mapping[str, Any], advanced: Advanced) -> None:

@@ -85,6 +85,7 @@ def train_trial(
     *,
     model: Path,
     page: Path,
+    nodes: Mapping[str, Any] = workers.ANY_NODES,
 ) -> dict[str, Any]:
     """Trains with the values of a trial, and measures the exported model on all validation images.
 
@@ -98,6 +99,7 @@ def train_trial(
         label_map: folder with `labels.txt`.
         model: model folder to write, with `trial.json` in it; for a failed trial, with nothing else.
         page: page of learning curves to write (HTML).
+        nodes: see `workers.train`.
 
     Returns:
         The content of `trial.json`: the trial, `seconds`, `accuracy` and `loss` (mean cross-entropy) on the validation images,
@@ -116,7 +118,7 @@ def train_trial(
     with atomic.replacing(model) as beside, atomic.temporary_folder() as scratch:
         outputs = {"model": beside, "events": scratch / "events", "page": page}
         try:
-            workers.train(recipe, train_records, validation_records, label_map, **outputs)
+            workers.train(recipe, train_records, validation_records, label_map, **outputs, nodes=nodes)
             outcome = {**_validate(beside, validation_records), "failed": ""}
         except trainer.Diverged as error:
             print(f"the trial failed: {error}", flush=True)

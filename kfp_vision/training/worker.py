@@ -23,7 +23,7 @@ from kfp_vision.training.recipe import Recipe
 
 # Exit statuses, by which the controllers of a cluster, and `workers`, tell what to do. Any other is a failure to try again.
 INPUT_ERROR_STATUS = 3  # wrong fields or missing GPUs: every other try would end the same
-LOST_STATUS = 75  # another worker has ended: start all again. EX_TEMPFAIL of sysexits.h
+LOST_STATUS = 138  # another worker has ended: start all again. Kubeflow's training operator tries again after it, too
 SIGTERM_STATUS = 143
 
 

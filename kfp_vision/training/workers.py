@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from kfp_vision.core import children, hardware
+from kfp_vision.core import children, hardware, kube_config
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage.atomic import temporary_folder
 from kfp_vision.training import checkpointing, tf_config
@@ -24,16 +25,25 @@ MAX_RESTARTS = 3  # of all workers, after the loss or the failure of one
 GRACE_SECONDS = 30.0  # for the other workers to end by themselves once one has ended
 POLL_SECONDS = 0.1
 LINES_KEPT = 50  # of each worker's output, to say why it failed
+ANY_NODES: Mapping[str, Any] = {"gpu_type": "nvidia.com/gpu", "node_selector": {}, "tolerations": []}
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
 
 
 def train(
-    recipe: Recipe, train_records: Path, validation_records: Path, label_map: Path, *, model: Path, events: Path, page: Path
+    recipe: Recipe,
+    train_records: Path,
+    validation_records: Path,
+    label_map: Path,
+    *,
+    model: Path,
+    events: Path,
+    page: Path,
+    nodes: Mapping[str, Any] = ANY_NODES,
 ) -> dict[str, float]:
     """Trains a classifier with `recipe.workers` workers; see `train.train_classifier`.
 
-    Several workers on one machine are processes that talk over its loopback. If one is lost, all are started again, and resume
-    from `checkpoint_dir`; without one, from the beginning.
+    On a cluster they are pods of a job; see `follow_job.train`. On one machine they are processes that talk over its loopback.
+    If one is lost, all are started again, and resume from `checkpoint_dir`; without one, from the beginning.
 
     Args:
         recipe: how to train.
@@ -43,6 +53,7 @@ def train(
         model: folder to write.
         events: folder to write for TensorBoard.
         page: page of learning curves to write (HTML).
+        nodes: the fields gpu_type, node_selector and tolerations of the form, by which a cluster chooses machines.
 
     Returns:
         The metrics; see `train.train_classifier`.
@@ -51,14 +62,18 @@ def train(
         InputError: see `train.train_classifier`; or a worker failed, or was lost too often.
         SystemExit: the process received SIGTERM.
     """
+    outputs = {"model": model, "events": events, "page": page}
     if recipe.workers == 1 or tf_config.TF_CONFIG in os.environ:
         from kfp_vision.training.train import train_classifier  # imports TensorFlow, which only workers need
 
-        outputs = {"model": model, "events": events, "page": page}
         return train_classifier(recipe, train_records, validation_records, label_map, **outputs)
+    if kube_config.is_stage():
+        from kfp_vision.training import follow_job  # imports the client of Kubernetes
+
+        return follow_job.train(recipe, nodes, train_records, validation_records, label_map, **outputs)
     with temporary_folder() as scratch:
         inputs = {"train_records": train_records, "validation_records": validation_records, "label_map": label_map}
-        files = inputs | {"model": model, "events": events, "page": page, "metrics": scratch / "metrics.json"}
+        files = inputs | outputs | {"metrics": scratch / "metrics.json"}
         recipe = _with_gpus_at_hand(recipe)
         WorkerJob(recipe.to_form(), **{name: str(file.absolute()) for name, file in files.items()}).write(str(scratch / "job"))
         _run_to_the_end(recipe, str(scratch / "job"))
