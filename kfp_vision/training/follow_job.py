@@ -191,13 +191,13 @@ class JobFollower:
         if pods:
             self._last_pod = time.monotonic()
         self._note_failures(pods)
+        self._follow_log(pods)
         last = train_job.ending(job, jobset)
         if last is not None:
             if last["type"] in train_job.SUCCEEDED:
                 return True
             raise self._failure(last)
         self._report(jobset, pods)
-        self._follow_log(pods)
         return self._ask_events(job) if time.monotonic() - self._last_pod >= self._silent_seconds else None
 
     def _note_failures(self, pods: list[dict[str, Any]]) -> None:

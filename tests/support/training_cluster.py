@@ -98,6 +98,10 @@ class TrainingCluster:
                 raise Refusal(404, "NotFound", f'"{name}" not found')
             return copy.deepcopy(self.jobs[name])
 
+    def repeat(self, job: dict[str, Any], step: Step) -> None:
+        """Takes a step again at the next look."""
+        self._coming[job["metadata"]["name"]].appendleft(step)
+
     def delete(self, name: str, body: dict[str, Any]) -> None:
         with self._lock:
             self.deletions.append((name, body))
