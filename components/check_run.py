@@ -29,6 +29,7 @@ def check_run(
     advanced: dict,
     log_uri: str,
     checkpoint_dir: str,
+    workers: int,
     gpu_type: str,
     gpu_count: int,
     node_selector: dict,

@@ -22,6 +22,7 @@ def check_training(
     advanced: dict,
     log_uri: str,
     checkpoint_dir: str,
+    workers: int,
     gpu_type: str,
     gpu_count: int,
     node_selector: dict,

@@ -19,6 +19,7 @@ def train_classifier(
     learning_rate_schedule: str,
     image_size: int,
     gpu_count: int,
+    workers: int,
     gpus: str,
     model_name: str,
     advanced: dict,
@@ -50,7 +51,8 @@ def train_classifier(
         optimizer: adadelta, adagrad, adam, adamw, ftrl, momentum, rmsprop or sgd.
         learning_rate_schedule: exponential, fixed, polynomial or cosine.
         image_size: height and width of the input images in pixels; 0 for the network's default.
-        gpu_count: number of GPUs requested.
+        gpu_count: number of GPUs per worker.
+        workers: machines that train together; above 1, this stage starts a job of them, and waits for it.
         gpus: gpu_count as text, for KFP's GPU request, from check_run; like gpu_type, node_selector and tolerations, only KFP
             reads it.
         model_name: name of the model.
@@ -74,14 +76,15 @@ def train_classifier(
     from pathlib import Path
 
     from kfp_vision.storage import atomic, reading_settings
-    from kfp_vision.training import train
+    from kfp_vision.training import workers as of_training
     from kfp_vision.training.recipe import Recipe
 
     reading_settings.apply(advanced)
     recipe = Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
     outputs = {"model": Path(model.path), "events": Path(events.path), "page": Path(curves.path)}
-    reached = train.train_classifier(recipe, *inputs, **outputs)
+    nodes = {"gpu_type": gpu_type, "node_selector": node_selector, "tolerations": tolerations}
+    reached = of_training.train(recipe, *inputs, **outputs, nodes=nodes)
     model.metadata.update({"network": recipe.network, "model_name": model_name, "framework": "tensorflow"})
     metrics.metadata.update(reached)
     atomic.write_json(Path(metrics.path), reached)

@@ -21,6 +21,7 @@ def train_trial(
     checkpoint_dir: str,
     gpu_type: str,
     gpu_count: int,
+    workers: int,
     gpus: str,
     node_selector: dict,
     tolerations: list,
@@ -47,7 +48,8 @@ def train_trial(
         checkpoint_dir: local or bucket folder for checkpoints, with a subfolder per trial, from which interrupted trials
             resume; empty for none.
         gpu_type: resource name that gpu_count counts; like gpus, node_selector and tolerations, only KFP reads it.
-        gpu_count: number of GPUs requested.
+        gpu_count: number of GPUs per worker.
+        workers: machines that train together; above 1, this stage starts a job of them, and waits for it.
         gpus: gpu_count as text, for KFP's GPU request, from check_sweep.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.
@@ -69,7 +71,8 @@ def train_trial(
     reading_settings.apply(advanced)
     recipe = Recipe.from_form(fields)
     inputs = (Path(train_records.path), Path(validation_records.path), Path(label_map.path))
-    result = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path))
+    nodes = {"gpu_type": gpu_type, "node_selector": node_selector, "tolerations": tolerations}
+    result = sweep.train_trial(values, recipe, *inputs, model=Path(model.path), page=Path(curves.path), nodes=nodes)
     model.metadata.update({name: str(value) for name, value in values.items()})
     metrics.metadata.update({name: result[name] for name in (*sweep.FIGURES, "loss") if result.get(name) is not None})
     atomic.write_json(Path(metrics.path), result)

@@ -28,7 +28,7 @@ RECIPE = (
     "log_uri",
     "checkpoint_dir",
 )
-NODES = ("gpu_type", "gpu_count", "node_selector", "tolerations")
+NODES = ("workers", "gpu_type", "gpu_count", "node_selector", "tolerations")
 
 
 def classify(fields: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ def hyperparameter_sweep(
     advanced: dict = {},  # noqa: B006
     log_uri: str = "",
     checkpoint_dir: str = "",
+    workers: int = 1,
     gpu_type: str = "nvidia.com/gpu",
     gpu_count: int = 1,
     node_selector: dict = {},  # noqa: B006
@@ -75,8 +76,9 @@ def hyperparameter_sweep(
         advanced: advanced settings, with TF-Slim's names; see docs/reference/advanced.md.
         log_uri: local or bucket folder for TensorBoard events, to follow the trainings live; empty for none.
         checkpoint_dir: local or bucket folder for checkpoints, from which interrupted trials resume; empty for none.
+        workers: machines that train together, each with gpu_count GPUs, and share every batch; docs/how-to/several-machines.md.
         gpu_type: GPU resource that each training requests.
-        gpu_count: number of GPUs per training; 0 for none.
+        gpu_count: number of GPUs per worker; 0 for none.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.
         min_accuracy: minimum accuracy, or with labels=several mean average precision; a model below it is not deployed.

@@ -33,6 +33,7 @@ def image_classification(
     advanced: dict = {},  # noqa: B006
     log_uri: str = "",
     checkpoint_dir: str = "",
+    workers: int = 1,
     gpu_type: str = "nvidia.com/gpu",
     gpu_count: int = 1,
     node_selector: dict = {},  # noqa: B006
@@ -61,7 +62,7 @@ def image_classification(
         fine_tune: start from checkpoint_uri instead of random weights.
         checkpoint_uri: TF-Slim checkpoint, .npz, .pth or .keras file, a run's model folder, an archive of one, or imagenet.
         train_last_layer_only: freeze all layers except the classification head.
-        batch_size: images per step.
+        batch_size: images per step, over all workers.
         learning_rate: initial learning rate.
         train_steps: number of steps.
         optimizer: adadelta, adagrad, adam, adamw, ftrl, momentum, rmsprop or sgd.
@@ -70,8 +71,9 @@ def image_classification(
         advanced: advanced settings, with TF-Slim's names; see docs/reference/advanced.md.
         log_uri: local or bucket folder for TensorBoard events, to follow the training live; empty for none.
         checkpoint_dir: local or bucket folder for checkpoints, from which an interrupted training resumes; empty for none.
+        workers: machines that train together, each with gpu_count GPUs, and share every batch; docs/how-to/several-machines.md.
         gpu_type: GPU resource that the training requests.
-        gpu_count: number of GPUs; 0 for none.
+        gpu_count: number of GPUs per worker; 0 for none.
         node_selector: labels of the nodes to train on.
         tolerations: node taints to tolerate.
         min_accuracy: minimum accuracy, or with labels=several mean average precision; a model below it is not deployed.

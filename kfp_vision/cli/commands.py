@@ -409,8 +409,7 @@ def train(options: argparse.Namespace) -> None:
     pipeline = PIPELINES["image_classification"]
     # After KFP, which inspects every loaded module; TensorFlow has thousands.
     from kfp_vision.storage import reading_settings
-    from kfp_vision.training import recipe
-    from kfp_vision.training.train import train_classifier
+    from kfp_vision.training import recipe, workers
 
     form = recipe.Recipe.__dataclass_fields__
     try:
@@ -429,7 +428,7 @@ def train(options: argparse.Namespace) -> None:
     folders = (options.records / "train", options.records / "validation", options.records)
     outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)
-    train_classifier(recipe.Recipe.from_form(fields | {"preset": preset.to_json()}), *folders, **outputs)
+    workers.train(recipe.Recipe.from_form(fields | {"preset": preset.to_json()}), *folders, **outputs)
 
 
 def serve_model(options: argparse.Namespace) -> None:

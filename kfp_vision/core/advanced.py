@@ -53,6 +53,7 @@ AUTO, LOWEST, HIGHEST = "auto", "lowest", "highest"  # values of class_folder, b
 LEVEL_PATTERN = re.compile("[1-9][0-9]?")
 LEAVE_OUT, TRAIN_ONLY = "leave_out", "train"  # values of rare_classes
 REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
+OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123
 ADVANCED_CHOICES = {
     "conflicting_labels": ("leave_out", "keep"),
     "rare_classes": (LEAVE_OUT, TRAIN_ONLY),
@@ -62,6 +63,7 @@ ADVANCED_CHOICES = {
     "export": ("best", "last"),
     "xla": ("auto", "on", "off"),
     "engine": ENGINES,
+    "training_api": ("trainjob", "tfjob"),
     "service_runtime": ("kfp-vision", STOCK_RUNTIME),
 }
 ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -231,6 +233,10 @@ class Advanced:
         compare_with_deployed: reject a model that is worse than the deployed one. Set it to false once if the deployed model
             was trained on the held-out images, after another `validation_ratio` for example.
         profile_steps: steps of which TensorBoard shows a profile; 0 for none.
+        training_api: what starts the workers on a cluster: `trainjob` of Kubeflow Trainer, or `tfjob` of the training operator.
+        training_runtime: TrainingRuntime that a `trainjob` runs on, of manifests/training or a copy of it.
+        training_queue: Kueue's queue for the job of the workers; empty for none.
+        training_priority: priority class of the workers: of Kueue with a queue, else of the pods of a `tfjob`; empty for none.
         seed: seed of all random numbers.
     """
 
@@ -318,6 +324,10 @@ class Advanced:
     beat_largest_class: bool = True
     compare_with_deployed: bool = True
     profile_steps: int = 3
+    training_api: str = "trainjob"
+    training_runtime: str = "kfp-vision"
+    training_queue: str = ""
+    training_priority: str = ""
     seed: int = 0
 
     @classmethod
@@ -342,6 +352,7 @@ class Advanced:
         _check_classes(advanced)
         _check_name_encoding(advanced.name_encoding)
         _check_service(advanced)
+        _check_training_job(advanced)
         return advanced
 
     def changed(self) -> dict[str, Any]:
@@ -422,6 +433,20 @@ def _check_service(advanced: Advanced) -> None:
         rule = "runtime_version of advanced must be left out unless service_runtime=tensorflow"
         remedy = "Leave it out; service_image sets the container image of our server."
         raise InputError(rule, advanced.runtime_version, remedy)
+
+
+def _check_training_job(advanced: Advanced) -> None:
+    for name in ("training_runtime", "training_queue", "training_priority"):
+        given = getattr(advanced, name)
+        if (given or name == "training_runtime") and not OBJECT_NAME.fullmatch(given):
+            rule = f"{name} of advanced must be the name of an object: lower-case letters, digits, - and ."
+            raise InputError(rule, given, f"Set it to {ADVANCED_DEFAULTS[name] or 'gpus'}, say.")
+    if advanced.training_priority and not advanced.training_queue and advanced.training_api == "trainjob":
+        rule = (
+            "training_priority of advanced must be left out of a trainjob without a queue, whose pods have that of its runtime"
+        )
+        remedy = "Set training_queue, or training_runtime to a runtime with a priorityClassName."
+        raise InputError(rule, advanced.training_priority, remedy)
 
 
 def _items(part: Any) -> list[tuple[str, Any]]:

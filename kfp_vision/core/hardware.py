@@ -66,7 +66,16 @@ def has_gpu(devices: Path = Path("/dev")) -> bool:
     Args:
         devices: the folder of device files.
     """
-    return any(devices.glob("nvidia[0-9]*"))
+    return count_gpus(devices) > 0
+
+
+def count_gpus(devices: Path = Path("/dev")) -> int:
+    """Returns the number of NVIDIA GPUs at hand, without a framework to ask.
+
+    Args:
+        devices: the folder of device files.
+    """
+    return len(list(devices.glob("nvidia[0-9]*")))
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:

@@ -8,12 +8,18 @@ from kubernetes import client, config
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 HOST_VARIABLE = "KUBERNETES_SERVICE_HOST"  # environment variable of every pod
+STAGE_VARIABLE = "KFP_POD_NAME"  # set in the pods that Kubeflow Pipelines starts
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 
 
 def is_in_cluster() -> bool:
     """Returns whether this process runs in a cluster."""
     return bool(os.environ.get(HOST_VARIABLE))
+
+
+def is_stage() -> bool:
+    """Returns whether this process is a stage's pod of a run on a cluster; a run in a notebook's pod trains there."""
+    return is_in_cluster() and STAGE_VARIABLE in os.environ
 
 
 def load_configuration() -> tuple[Any, str]:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from kfp_vision.core import kube_config
 from kfp_vision.core.advanced import DEPLOYMENT_ADVANCED, Advanced
+from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import ONE, normalize_numbers
 from kfp_vision.exports import formats
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import nodes, rules
-from kfp_vision.storage import retry
+from kfp_vision.storage import base, retry, uris
 from kfp_vision.training import choose_network, trial_plan
 from kfp_vision.training.recipe_presets import Preset
 
@@ -27,6 +29,7 @@ FIELDS_NOT_IN_RECIPE = (
     "partitions",
     "log_uri",
     "checkpoint_dir",
+    "workers",
     "gpu_type",
     "gpu_count",
     "node_selector",
@@ -42,6 +45,10 @@ FIELDS_NOT_IN_RECIPE = (
 ADVANCED_NOT_IN_RECIPE = (
     *DEPLOYMENT_ADVANCED,
     "check_nodes",
+    "training_api",
+    "training_runtime",
+    "training_queue",
+    "training_priority",
     "beat_largest_class",
     "compare_with_deployed",
     "profile_steps",
@@ -315,6 +322,8 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     if advanced.check_nodes:
         placement = int(form["gpu_count"]), form["node_selector"], form["tolerations"]
         nodes.check_nodes(nodes.NodeRequirements(form["gpu_type"], *placement))
+    if form["workers"] > 1 and kube_config.is_stage():
+        _check_cluster(form, advanced)
     if form["test_image_uri"]:
         reading.check_image_uri(form["test_image_uri"], "test_image_uri")
     if form["predict_uri"]:
@@ -327,6 +336,18 @@ def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
     _check_checkpoint(form, advanced)
 
 
+def _check_cluster(form: Mapping[str, Any], advanced: Advanced) -> None:
+    """Checks that the cluster can train with several workers, and that there is a bucket through which they get the records."""
+    from kfp_vision.training.job_client import JobClient  # as in _check_images
+
+    if uris.scheme_of(form["checkpoint_dir"]) not in base.BUCKETS:
+        rule = (
+            "checkpoint_dir must be a folder in a bucket for workers above 1 on a cluster, through which they get the records"
+        )
+        raise InputError(rule, form["checkpoint_dir"], "Set it to s3://bucket/checkpoints/flowers, say.")
+    JobClient(advanced.training_api).check(advanced.training_runtime)
+
+
 def _check_checkpoint(form: Mapping[str, Any], advanced: Advanced) -> None:
     from kfp_vision.networks import pretrained  # as in _check_images
 
@@ -335,7 +356,8 @@ def _check_checkpoint(form: Mapping[str, Any], advanced: Advanced) -> None:
 
 
 def _gpus(form: Mapping[str, Any]) -> str:
-    return str(int(form["gpu_count"]))
+    """Returns the number of GPUs that the training's own pod requests: 0 if it only waits for its workers."""
+    return str(int(form["gpu_count"])) if form["workers"] == 1 else "0"
 
 
 def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:

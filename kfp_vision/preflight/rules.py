@@ -46,6 +46,7 @@ SEARCH_CHOICES: dict[str, tuple[str, ...]] = {name: TRIAL_CHOICES[name] for name
 PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"labels": CHOICES["labels"], "task": TASKS}
 MAX_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
 MAX_TRIALS = 100  # one training each
+MAX_WORKERS = 64  # of one training
 SWEEP_EXAMPLES = {
     "networks": '["inception_v1", "resnet50"]',
     "optimizers": '["sgd", "adam"]',
@@ -242,6 +243,7 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
         check_number(name, form[name], 1, math.inf, "a whole number above 0", usual, whole=True)
     check_number("learning_rate", form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
     check_number("gpu_count", form["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
+    _check_workers(form)
     for name in ("fine_tune", "train_last_layer_only"):
         check_type(name, form[name], bool, "true")
     _check_optimizer(form)
@@ -280,6 +282,16 @@ def check_network_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
     _check_width(network, form, advanced.depth_multiplier)
     if form["fine_tune"]:
         network.check_start(form["checkpoint_uri"])
+
+
+def _check_workers(form: Mapping[str, Any]) -> None:
+    rule = f"a whole number from 1 to {MAX_WORKERS}"
+    check_number("workers", form["workers"], 1, MAX_WORKERS + 1, rule, "2", whole=True)
+    devices = int(form["workers"] * max(form["gpu_count"], 1))
+    if form["workers"] > 1 and form["batch_size"] % devices:
+        rule = f"batch_size must be a multiple of the {devices} devices of all workers, which share every batch"
+        multiple = math.ceil(form["batch_size"] / devices) * devices
+        raise InputError(rule, form["batch_size"], f"Set it to {multiple}, say.")
 
 
 def _check_optimizer(form: Mapping[str, Any]) -> None:

@@ -3,10 +3,15 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import tf
+from kfp_vision.training.tf_config import WorkerLost
+
+# What TensorFlow's errors say where a worker is gone: of a collective operation, its connection, or the service of worker 0.
+OF_LOST_WORKERS = ("ollective", "Socket closed", "Connection reset", "oordination", "failed to connect", "heartbeat")
 
 
 def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ) -> tf.distribute.Strategy:
@@ -121,6 +126,26 @@ def _one_per_device(spread: tf.distribute.Strategy, values: Sequence[tf.Tensor],
     return spread.experimental_distribute_values_from_function(lambda context: values[context.replica_id_in_sync_group - first])
 
 
+@contextmanager
+def loss_of_workers_in_one_line(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Turns what TensorFlow raises where another worker has ended into one line.
+
+    Args:
+        environment: environment variables of the process.
+
+    Raises:
+        WorkerLost: another worker has ended.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if rank_and_size(environment)[1] == 1 or not any(word in error.message for word in OF_LOST_WORKERS):
+            raise
+        reason = f"{type(error).__name__}: {error.message.splitlines()[0]}"
+        remedy = "Start all again: with a checkpoint_dir, the training goes on from the newest state."
+        raise WorkerLost("all workers must stay until the end of the training", reason, remedy) from None
+
+
 def wait_for_workers(spread: tf.distribute.Strategy) -> None:
     """Waits for all workers: one that exits early fails the others.
 
@@ -128,4 +153,5 @@ def wait_for_workers(spread: tf.distribute.Strategy) -> None:
         spread: the distribution strategy.
     """
     if rank_and_size()[1] > 1:
-        tf.function(lambda: spread.reduce("SUM", spread.run(lambda: tf.constant(1.0)), axis=None))()
+        meet = tf.function(lambda: spread.reduce("SUM", spread.run(lambda: tf.constant(1.0)), axis=None), autograph=False)
+        meet()

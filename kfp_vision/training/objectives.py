@@ -45,7 +45,7 @@ class Objective(Protocol):
             logits: float32 (batch, classes).
 
         Returns:
-            float32, of any shape.
+            float32 (counts,).
         """
 
     def training_figure(self, counts: Sequence[npt.NDArray[np.float32]], batch_size: int) -> float:
@@ -91,11 +91,11 @@ class OneLabel:
     def counts(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Counts the images classified correctly, see `Objective.counts`."""
         truth = _one_hot(labels, logits.shape[-1])
-        return tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == tf.argmax(truth, 1), tf.float32))
+        return tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == tf.argmax(truth, 1), tf.float32))[None]
 
     def training_figure(self, counts: Sequence[npt.NDArray[np.float32]], batch_size: int) -> float:
         """See `Objective.training_figure`."""
-        return float(np.mean([float(hits / np.float32(batch_size)) for hits in counts]))
+        return float(np.mean([(hits / np.float32(batch_size)).item() for hits in counts]))
 
     def validate(self, labels: tf.Tensor, logits: tf.Tensor) -> dict[str, float]:
         """See `Objective.validate`."""

@@ -1,7 +1,7 @@
 """The settings of a training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from kfp_vision.core.advanced import Advanced
@@ -20,15 +20,16 @@ class Recipe:
         fine_tune: start from `checkpoint_uri` instead of random weights.
         checkpoint_uri: weights to start from: a file, a folder, an archive, or `imagenet`.
         train_last_layer_only: train the classification head only.
-        batch_size: images per step, over all devices.
+        batch_size: images per step, over all devices of all workers.
         learning_rate: of the first step after the warm-up.
         train_steps: number of steps.
         optimizer: one of `rules.OPTIMIZERS`.
         learning_rate_schedule: one of `schedules.SCHEDULES`.
         image_size: height and width of the images in pixels; 0 for the network's own.
-        gpu_count: GPUs per machine; 0 for the CPU.
+        gpu_count: GPUs per worker; 0 for the CPU.
         model_name: name of the model.
         checkpoint_dir: folder or bucket folder for checkpoints to resume from; empty for none.
+        workers: machines, or processes on this one, that train together.
         log_uri: folder or bucket folder to which TensorBoard events are uploaded; empty for none.
         preset: what the form's field `recipe` set of all this.
         trained_from: fingerprint of the images and fields; written to `model.json`.
@@ -48,6 +49,7 @@ class Recipe:
     gpu_count: int
     model_name: str
     checkpoint_dir: str = ""
+    workers: int = 1
     log_uri: str = ""
     trained_from: str = ""
     preset: Preset = field(default_factory=Preset)
@@ -72,3 +74,7 @@ class Recipe:
         known = {name: form[name] for name in (one.name for one in fields(cls)) if name in form}
         known |= {name: uris.from_field(known[name]) for name in URI_FIELDS if name in known}
         return cls(**known | {"preset": preset, "advanced": Advanced.parse(form.get("advanced", {}))})
+
+    def to_form(self) -> dict[str, Any]:
+        """Returns the fields as JSON values, from which `from_form` makes the same recipe."""
+        return asdict(self) | {"preset": self.preset.to_json()}

@@ -17,6 +17,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.reports import pages, results
 from kfp_vision.storage import atomic, uris
+from kfp_vision.training import workers
 from kfp_vision.training.trial_plan import SWEPT_FIELDS
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def train_trial(
     *,
     model: Path,
     page: Path,
+    nodes: Mapping[str, Any] = workers.ANY_NODES,
 ) -> dict[str, Any]:
     """Trains with the values of a trial, and measures the exported model on all validation images.
 
@@ -98,6 +100,7 @@ def train_trial(
         label_map: folder with `labels.txt`.
         model: model folder to write, with `trial.json` in it; for a failed trial, with nothing else.
         page: page of learning curves to write (HTML).
+        nodes: see `workers.train`.
 
     Returns:
         The content of `trial.json`: the trial, `seconds`, `accuracy` and `loss` (mean cross-entropy) on the validation images,
@@ -105,9 +108,9 @@ def train_trial(
         the binary cross-entropy, summed over the labels.
 
     Raises:
-        InputError: see `train.train_classifier`, except that the loss may diverge.
+        InputError: see `workers.train`, except that the loss may diverge.
     """
-    from kfp_vision.training import train, trainer
+    from kfp_vision.training import trainer
 
     print(f"trial {trial['number']}: {describe_trial(trial)}", flush=True)
     recipe = replace(recipe, **{name: trial[name] for name in SWEPT_FIELDS.values()})
@@ -117,7 +120,7 @@ def train_trial(
     with atomic.replacing(model) as beside, atomic.temporary_folder() as scratch:
         outputs = {"model": beside, "events": scratch / "events", "page": page}
         try:
-            train.train_classifier(recipe, train_records, validation_records, label_map, **outputs)
+            workers.train(recipe, train_records, validation_records, label_map, **outputs, nodes=nodes)
             outcome = {**_validate(beside, validation_records), "failed": ""}
         except trainer.Diverged as error:
             print(f"the trial failed: {error}", flush=True)

@@ -48,6 +48,7 @@ SEVERAL_LABELS_MIN_CROP_AREA = 0.8
 SIGTERM_EXIT_STATUS = 143  # exit status of a process that ended on SIGTERM
 
 
+@devices.loss_of_workers_in_one_line()
 def train_classifier(
     recipe: Recipe, train_records: Path, validation_records: Path, label_map: Path, *, model: Path, events: Path, page: Path
 ) -> dict[str, float]:
@@ -79,7 +80,8 @@ def train_classifier(
         InputError: there are no images, records are incomplete, the checkpoint does not fit, fewer GPUs are visible than
             requested, or `checkpoint_dir` belongs to another training.
         Diverged: the loss is not finite.
-        SystemExit: the process received SIGTERM; `checkpoint_dir` holds the state to resume from.
+        WorkerLost: another worker has ended, or cannot be reached.
+        SystemExit: this process, or another worker, received SIGTERM; `checkpoint_dir` holds the state to resume from.
     """
     about = _check_records(train_records, validation_records)
     labels, objective = read_labels(label_map), choose_objective(about.several)
@@ -112,7 +114,7 @@ def train_classifier(
         if is_chief:
             _run_monitored(trainer, batches, feed.validation, folder, events)
         else:
-            deque(trainer.run(batches, feed.validation), maxlen=0)
+            deque(_end_on_sigterm(trainer.run(batches, feed.validation), trainer), maxlen=0)
         with trainer.exported_weights():
             scores = _fit_scores(trainer, feed.validation, labels, about.several)
             novelty = _fit_novelty(feed, network, data, recipe, len(labels))
@@ -255,7 +257,7 @@ def _run_monitored(
         if folder:
             rows = _save_periodically(rows, trainer, folder)
         monitor.before_step(trainer.step)
-        for row in rows:
+        for row in _end_on_sigterm(rows, trainer):
             monitor.after_step(trainer.step - 1)
             if row:
                 monitor.log_row(row)
@@ -272,28 +274,43 @@ def _log_first_images(batches: Iterator[Any], trainer: Trainer, monitor: monitor
     yield from batches
 
 
+def _end_on_sigterm(rows: Iterator[HistoryRow | None], trainer: Trainer) -> Iterator[HistoryRow | None]:
+    """Passes rows on, and ends between two steps on SIGTERM, all workers after the same step.
+
+    A single process without a `checkpoint_dir` has nothing to save, and ends at once.
+
+    Raises:
+        SystemExit: a worker received SIGTERM.
+    """
+    place, workers = trainer.recipe.checkpoint_dir, devices.rank_and_size()[1]
+    if not place and workers == 1:
+        yield from rows
+        return
+    with checkpointing.sigterm_event() as stop:
+        trainer.wants_to_stop = stop.is_set
+        yield from rows
+        if trainer.stopped:
+            kept = f"saved step {trainer.step} to {place}, to resume from" if place else f"step {trainer.step} is not kept"
+            print(redact(f"stopped by SIGTERM{'' if stop.is_set() else ' to another worker'}: {kept}"), flush=True)
+            raise SystemExit(SIGTERM_EXIT_STATUS)
+
+
 def _save_periodically(
     rows: Iterator[HistoryRow | None], trainer: Trainer, folder: checkpointing.CheckpointFolder
 ) -> Iterator[HistoryRow | None]:
-    """Passes rows on, and saves checkpoints: every `save_interval_secs`, on SIGTERM, and at the end.
+    """Passes rows on, and saves checkpoints: every `save_interval_secs`, and at the end.
 
     Raises:
         InputError: a checkpoint cannot be written.
-        SystemExit: the process received SIGTERM; the checkpoint is written.
     """
     last_save = time.monotonic()
     try:
-        with checkpointing.sigterm_event() as stop:
-            for row in rows:
-                yield row
-                if stop.is_set() or time.monotonic() - last_save >= trainer.recipe.advanced.save_interval_secs:
-                    folder.save(trainer.state())
-                    last_save = time.monotonic()
-                if stop.is_set():
-                    folder.wait()
-                    print(f"stopped by SIGTERM: saved step {trainer.step} to {folder.uri}, to resume from", flush=True)
-                    raise SystemExit(SIGTERM_EXIT_STATUS)
-            folder.save(trainer.state())
+        for row in rows:
+            yield row
+            if time.monotonic() - last_save >= trainer.recipe.advanced.save_interval_secs:
+                folder.save(trainer.state())
+                last_save = time.monotonic()
+        folder.save(trainer.state())
     finally:
         folder.wait()
 

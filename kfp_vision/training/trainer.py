@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +74,9 @@ class Trainer:
         best_row: row of the best validation; empty before the first one.
         run_name: name of the events folder, kept when the training resumes.
         ended_early: whether early stopping has ended the training.
+        wants_to_stop: returns whether this worker wishes to end, on SIGTERM for example. The wishes of all workers ride in the
+            sums of each step, so that all end after the same one.
+        stopped: whether a worker's wish has ended the training.
     """
 
     def __init__(
@@ -97,11 +100,15 @@ class Trainer:
         self._averages = [tf.Variable(weight, trainable=False) for weight in self._averaged_weights()]
         self._steps_taken = tf.Variable(0, trainable=False, dtype=tf.int64)
         self.step, self.history, self.ended_early = 0, list[HistoryRow](), False
+        self.wants_to_stop: Callable[[], bool] = lambda: False
+        self.stopped = False
         self.run_name = monitoring.run_name(recipe.model_name)
-        self._unread_losses = deque[tuple[int, tf.Tensor]]()
+        self._unread_sums = deque[tuple[int, tf.Tensor, tf.Tensor]]()  # step, loss, and how many devices wish to stop
         self._best: Weights = []
         self.best_row: HistoryRow = {}
         gpus = len(tf.config.get_visible_devices("GPU"))
+        self._is_alone = devices.rank_and_size()[1] == 1
+        self._queued_steps = MAX_QUEUED_STEPS if gpus or self._is_alone else 1  # a processor's sums are there with the step
         compile_options = {"jit_compile": True} if devices.uses_xla(recipe.advanced.xla, gpus) else {}
         self.compiled_step = tf.function(self._step, **compile_options)
         self.compiled_logits = tf.function(self._logits, **compile_options)
@@ -120,12 +127,12 @@ class Trainer:
             Diverged: the loss is not finite.
         """
         interval = _Interval()
-        while self.step < self.recipe.train_steps and not self.ended_early:
+        while self.step < self.recipe.train_steps and not (self.ended_early or self.stopped):
             self._take_step(batches, interval)
             if not self._row_is_due():
                 yield None
                 continue
-            self._check_finite()
+            self._read_sums()
             row = interval.row(self.step, self.learning_rate_at(self.step - 1), self.recipe.batch_size, self.objective)
             if validation is not None and self._validation_is_due():
                 row |= self.validate(validation)
@@ -192,7 +199,7 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite.
         """
-        self._check_finite()
+        self._read_sums()
         arrays = {name: variable.numpy() for name, variable in self._variables().items()}
         arrays |= {f"best/{number}": array for number, array in enumerate(self._best)}
         about = {
@@ -248,13 +255,16 @@ class Trainer:
         images, labels = next(batches)
         waited = time.perf_counter() - start
         rate = self.learning_rate_at(self.step)
-        loss, counts = self.compiled_step(images, labels, tf.constant(rate, tf.float32))
+        wish = tf.constant(self.wants_to_stop(), tf.float32)
+        loss, counts, wishes = self.compiled_step(images, labels, tf.constant(rate, tf.float32), wish)
         self.step += 1
         interval.add(loss, counts, waited)
-        self._unread_losses.append((self.step, loss))
-        # Not at every step: TensorFlow copies from a GPU only when all steps are done that were called before the copy.
-        if len(self._unread_losses) == MAX_QUEUED_STEPS:
-            self._check_finite(unread=MAX_QUEUED_STEPS // 2)
+        self._unread_sums.append((self.step, loss, wishes))
+        if self._is_alone:
+            self.stopped = self.wants_to_stop()
+        # Not at every step on a GPU: TensorFlow copies from it only when all steps are done that were called before the copy.
+        if len(self._unread_sums) == self._queued_steps:
+            self._read_sums(unread=self._queued_steps // 2)
 
     def _row_is_due(self) -> bool:
         every = math.ceil(self.recipe.train_steps / HISTORY_ROWS)
@@ -265,12 +275,21 @@ class Trainer:
         every = self.recipe.advanced.validate_every_steps or math.ceil(steps / VALIDATIONS_PER_TRAINING)
         return self.step % every == 0 or self.step == steps
 
-    def _step(self, images: Any, labels: Any, learning_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        sums = self.strategy.run(self._replica_step, args=(images, labels, learning_rate))
-        loss, counts = (self.strategy.reduce("SUM", value, axis=None) for value in sums)
+    def _step(
+        self, images: Any, labels: Any, learning_rate: tf.Tensor, wish: tf.Tensor | float = 0.0
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        parts = self.strategy.run(self._replica_sums, args=(images, labels, learning_rate, wish))
+        sums = self.strategy.reduce("SUM", parts, axis=None)
         if self._averages:
             self._update_averages()
-        return loss, counts
+        return sums[0], sums[1:-1], sums[-1]
+
+    def _replica_sums(
+        self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor, wish: tf.Tensor | float
+    ) -> tf.Tensor:
+        """Takes the step of one device; returns what is summed over all, as one vector, since each sum is a message."""
+        loss, counts = self._replica_step(images, labels, learning_rate)
+        return tf.concat([loss[None], counts, tf.cast(wish, tf.float32)[None]], 0)
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         variables = self.model.trainable_variables
@@ -337,15 +356,19 @@ class Trainer:
         }
         return {f"{kind}/{number}": variable for kind, held in kinds.items() for number, variable in enumerate(held)}
 
-    def _check_finite(self, unread: int = 0) -> None:
-        """Reads the losses of all steps but the newest `unread`: reading a loss waits until its step is computed."""
-        while len(self._unread_losses) > unread:
-            step, tensor = self._unread_losses[0]
+    def _read_sums(self, unread: int = 0) -> None:
+        """Reads the sums of all steps but the newest `unread`: reading waits until a step is computed.
+
+        Every worker reads the same sums after the same steps, and so ends after the same one.
+        """
+        while len(self._unread_sums) > unread:
+            step, tensor, wishes = self._unread_sums[0]
             if not math.isfinite(loss := float(tensor)):
                 rate = self.learning_rate_at(step - 1)
                 remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
                 raise Diverged("the loss must be finite", f"{loss} at step {step}, at rate {rate:g}", remedy)
-            self._unread_losses.popleft()
+            self.stopped = self.stopped or float(wishes) > 0
+            self._unread_sums.popleft()
 
 
 class _Interval:

@@ -68,6 +68,7 @@ def recipe() -> dict[str, object]:
         "checkpoint_dir": "",
         "trained_from": "what these were",
         "preset": {},
+        "workers": 1,
         "gpu_type": "nvidia.com/gpu",
         "node_selector": {},
         "tolerations": [],

@@ -35,6 +35,14 @@ def test_reports_the_metrics_reached(trained):
     assert any(line.startswith("step 3/3  loss ") for line in trained.printed)
 
 
+def test_two_workers_train_in_processes_of_this_machine(train_inputs, recipe, tmp_path):
+    ended = run_component.run(components.train_classifier, tmp_path, train_inputs, **recipe | {"workers": 2})
+    assert any("on the CPU of each of 2 workers" in line for line in ended.printed)
+    assert ended.metadata["metrics"]["step"] == 3
+    assert (ended.folder / "model" / "serving" / "1" / "saved_model.pb").is_file() and (ended.folder / "curves").is_file()
+    assert any(file.name.startswith("events.out.tfevents") for file in (ended.folder / "events").iterdir())
+
+
 def test_stops_when_the_loss_is_not_finite(train_inputs, recipe, tmp_path):
     ended = run_component.run(components.train_classifier, tmp_path, train_inputs, **recipe | {"learning_rate": 1e30})
     line = run_component.error_line(ended)

@@ -22,11 +22,12 @@ from kfp_vision.pipelines import ending, pods
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.repository import registries
 from kfp_vision.storage import base
+from kfp_vision.training import job_client, tf_config, train_job, worker
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests"
 PAGE = FOLDER / "README.md"
 FOLDERS = ("base", "namespace", "nodes")
-SEPARATE = ("runtime",)  # applied separately, on clusters with KServe
+SEPARATE = ("runtime", "training")  # applied separately, on clusters with KServe, and with Kubeflow Trainer
 FILES = sorted(
     f"{folder}/{file.name}"
     for folder in FOLDERS + SEPARATE
@@ -89,6 +90,10 @@ def test_a_pipeline_manifest_is_valid_and_holds_the_compiled_pipeline(file):
         ("runtime/serving-runtime.yaml", ("spec", "containers", 0, "ports", 0, "containerPort"), "8080"),
         ("runtime/serving-runtime.yaml", ("spec", "containers", 0, "readinessProbe", "httpGet", "ports"), 8080),
         ("namespace/namespace.yaml", ("metadata", "labels"), ["enforce"]),
+        ("training/training-runtime.yaml", ("spec", "mlPolicy", "tensorflow"), {}),
+        ("training/training-runtime.yaml", ("spec", "template", "spec", "network", "subdomain"), 7),
+        ("training/training-runtime.yaml", ("spec", "template", "spec", "failurePolicy", "rules", 0, "reason"), "x"),
+        ("training/network-policy-workers.yaml", ("spec", "ingress", 0, "ports", 0, "endPort"), "9"),
         ("nodes/cluster-role.yaml", ("rules", 0, "resource"), ["nodes"]),
         ("nodes/cluster-role-binding.yaml", ("subjects", 0, "name"), None),
     ],
@@ -111,7 +116,8 @@ CLUSTER_KINDS = {"Namespace", "ClusterRole", "ClusterRoleBinding"}  # kinds with
         ("", "kubeflow", ("base", "nodes")),
         ("namespace", "kfp-vision", FOLDERS),
         ("base", None, ("base",)),
-        ("runtime", None, SEPARATE),
+        ("runtime", None, ("runtime",)),
+        ("training", None, ("training",)),
     ],
 )
 def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace, parts):
@@ -126,8 +132,45 @@ def test_kustomize_builds_every_manifest_into_its_namespace(folder, namespace, p
 
 
 @pytest.mark.parametrize("folder", ["", "namespace", "base"])
-def test_the_default_manifests_hold_no_kserve_resources(folder):
-    assert {one["apiVersion"] for one in build(folder).values() if one["apiVersion"].startswith("serving.kserve.io/")} == set()
+def test_the_default_manifests_hold_no_resources_that_only_some_clusters_know(folder):
+    separate = ("serving.kserve.io/", "trainer.kubeflow.org/")
+    assert {one["apiVersion"] for one in build(folder).values() if one["apiVersion"].startswith(separate)} == set()
+
+
+def test_the_training_runtime_has_the_pods_that_the_code_gives_a_tfjob():
+    jobset = read("training/training-runtime.yaml")["spec"]["template"]["spec"]
+    (replicated,) = jobset["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
+    (variable,) = pod["containers"][0].pop("env")
+    assert (replicated["name"], variable["name"]) == (tf_config.REPLICATED_JOB, tf_config.JOBSET_VARIABLE)
+    assert pod == train_job.pod_spec("node", {}) and job["template"]["metadata"]["labels"] == train_job.ROLE
+    assert pod_security.violations(pod) == []
+    assert published_schemas.faults({"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "spec": jobset}) == []
+
+
+def test_the_training_runtime_tells_wrong_fields_lost_nodes_and_other_failures_apart():
+    runtime = read("training/training-runtime.yaml")["spec"]["template"]["spec"]
+    assert "ttlSecondsAfterFinished" not in json.dumps(runtime)  # Trainer 2.3 would run a failed job again, for ever
+    job = runtime["replicatedJobs"][0]["template"]["spec"]
+    codes = [rule.get("onExitCodes", {}).get("values") for rule in job["podFailurePolicy"]["rules"]]
+    assert codes == [[worker.INPUT_ERROR_STATUS], None, [worker.SIGTERM_STATUS]] and job["backoffLimit"] == 0
+    # As Kubernetes words them (pkg/controller/job/pod_failure_policy.go), seen on 1.34.
+    messages = {
+        "FailJobSet": ["Container node for pod ns/p failed with exit code 3 matching FailJob rule at index 0"],
+        "RestartJobSetAndIgnoreMaxRestarts": [
+            "Container node for pod ns/p failed with exit code 143 matching FailJob rule at index 2",
+            "Pod ns/p has condition DisruptionTarget matching FailJob rule at index 1",
+        ],
+    }
+    rules = runtime["failurePolicy"]["rules"]
+    for action, texts in messages.items():
+        for text in texts:
+            matching = [
+                rule["action"] for rule in rules if any(re.search(one, text) for one in rule["onJobFailureMessagePatterns"])
+            ]
+            assert matching == [action]
+    assert runtime["failurePolicy"]["maxRestarts"] == train_job.MAX_RESTARTS
 
 
 def test_the_kustomization_lists_every_pipeline():
@@ -144,6 +187,26 @@ def test_the_namespace_enforces_restricted_pod_security_of_a_fixed_version():
     modes = ("enforce", "warn", "audit")
     versions = {f"{mode}-version": f"v{published_schemas.OLDEST_KUBERNETES}" for mode in modes}
     assert modes_and_versions == dict.fromkeys(modes, "restricted") | versions
+
+
+def test_workers_reach_each_other_and_nobody_else_reaches_them():
+    spec = build("training")["NetworkPolicy", "kfp-vision-workers"]["spec"]
+    assert spec["podSelector"] == {"matchLabels": train_job.ROLE}
+    (rule,) = spec["ingress"]
+    assert rule["from"] == spec["egress"][0]["to"] == [{"podSelector": {"matchLabels": train_job.ROLE}}]
+    assert rule["ports"] == spec["egress"][0]["ports"]
+    (port,) = rule["ports"]
+    assert port["port"] <= tf_config.PORT <= port["endPort"]
+    outside = [peer["ipBlock"] for one in spec["egress"] for peer in one["to"] if "ipBlock" in peer]
+    open_blocks = {block["cidr"]: block["except"] for block in outside if block["cidr"].endswith("/0")}
+    assert "169.254.0.0/16" in open_blocks["0.0.0.0/0"] and "fd00:ec2::254/128" in open_blocks["::/0"]
+
+
+@pytest.mark.parametrize("rights", [job_client.TRAIN_JOB_RIGHTS, job_client.TF_JOB_RIGHTS, job_client.POD_RIGHTS])
+def test_the_stages_may_do_with_the_jobs_of_workers_what_the_check_asks_for(rights):
+    rules = build("base")["Role", "kfp-vision-stages"]["rules"]
+    for group, resource, verb in rights:
+        assert [one for one in rules if group in one["apiGroups"] and resource in one["resources"] and verb in one["verbs"]]
 
 
 @pytest.mark.parametrize("name", ["kfp-vision-stages", "kfp-vision-models"])

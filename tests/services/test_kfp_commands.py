@@ -237,6 +237,17 @@ def test_the_first_run_trains_as_the_demo_does(kubeflow, folder, run_successfull
             },
         ),
         (
+            "four-machines",
+            {
+                "images_uri": "s3://bucket/photos",
+                "workers": 4,
+                "gpu_count": 2,
+                "batch_size": 256,
+                "checkpoint_dir": "s3://bucket/checkpoints/flowers",
+                "node_selector": {"pool": "gpu"},
+            },
+        ),
+        (
             "served",
             {
                 "deploy_to": "kserve",
@@ -251,6 +262,7 @@ def test_each_run_of_the_pages_has_its_fields_with_the_right_types(kubeflow, run
         "mine": find_kfp_command("run create -e flowers -r mine "),
         "typed": find_kfp_command("run create -e flowers -r typed "),
         "two-gpus": find_kfp_command("run create -e flowers -r two-gpus "),
+        "four-machines": find_kfp_command("run create -e flowers -r four-machines "),
         "served": find_kfp_command("run create -e flowers -r served "),
     }
     run_successfully(*found[name])

@@ -464,3 +464,27 @@ def test_the_recipe_of_a_run_with_one_label_is_that_of_before_the_field_labels(f
         checks._recipe(form, rules.check_values(form)) for form in (several, several | {"advanced": {"label_separator": ";"}})
     }
     assert len(hashes | {before}) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 65, 1.5, "2", True])
+def test_the_number_of_workers_is_a_small_whole_number(fields, workers):
+    with pytest.raises(InputError) as refusal:
+        rules.check_values(fields | {"workers": workers})
+    assert error_line(refusal) == f"error: workers must be a whole number from 1 to 64; got {workers}. Set it to 2, say."
+
+
+def test_all_devices_of_all_workers_share_a_batch_evenly(fields):
+    rules.check_values(fields | {"workers": 4.0, "gpu_count": 2.0, "batch_size": 24})
+    rules.check_values(
+        fields | {"workers": 1, "gpu_count": 3, "batch_size": 16}
+    )  # the training says it, where GPUs are missing
+    with pytest.raises(InputError) as refusal:
+        rules.check_values(fields | {"workers": 4.0, "gpu_count": 2.0, "batch_size": 20})
+    assert error_line(refusal).endswith("of the 8 devices of all workers, which share every batch; got 20. Set it to 24, say.")
+
+
+def test_the_number_of_workers_is_not_part_of_the_recipe_and_the_stage_that_waits_for_them_takes_no_gpu(fields):
+    parsed = fields | {"images_uri": "sample", "fine_tune": False, "gpu_count": 2}
+    alone, together = (checks.check_run(parsed | {"workers": workers}) for workers in (1.0, 2.0))
+    assert (alone.gpus, together.gpus) == ("2", "0")
+    assert alone.recipe == together.recipe

@@ -1,21 +1,24 @@
-"""Distributed training: workers in separate processes, as the training operator starts them, learn the weights of one."""
+"""Distributed training: workers in separate processes learn the weights of one, and go on after the loss of any."""
 
 import contextlib
 import json
 import os
-import socket
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from support import model_servers, shade_records
+from support import model_servers, shade_records, sigkill
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.training import devices
+from kfp_vision.training import devices, tf_config, trainer
+from kfp_vision.training.checkpointing import CheckpointFolder, TrainingState
 
 pytestmark = pytest.mark.slow
 
@@ -55,12 +58,8 @@ def wait_for_all(processes: list[subprocess.Popen]) -> list[str]:
 
 def two_workers() -> list[dict[str, str]]:
     """Returns the environment of each of two workers on this machine."""
-    with socket.socket() as first, socket.socket() as second:
-        for single in (first, second):
-            single.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{single.getsockname()[1]}" for single in (first, second)]
-    cluster = {"worker": addresses}
-    return [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}})} for i in range(2)]
+    addresses = tf_config.local_addresses(2)
+    return [{"TF_CONFIG": tf_config.of_addresses(addresses, rank)} for rank in range(2)]
 
 
 # Stands in for two GPUs: two logical CPU devices under the strategy for several GPUs.
@@ -116,6 +115,103 @@ def test_two_devices_learn_the_weights_of_one(folders, single_process, tmp_path)
     changes, single = single_process
     wait_for_all([start_worker(folders, tmp_path, changes, {}, ("-c", TWO_DEVICES))])
     assert_same_weights(tmp_path, single)
+
+
+GOOGLENET = CHANGES | {"network": "googlenet", "train_steps": 12}  # a narrow network amplifies rounding with each step
+LONG = GOOGLENET | {"train_steps": 40, "advanced": EXACT | {"save_interval_secs": 0}}  # the state of each step is saved
+
+
+def newest(folder: Path) -> TrainingState:
+    state = CheckpointFolder(str(folder), {}).newest()
+    assert state is not None
+    return state
+
+
+def weights(folder: Path) -> np.ndarray:
+    """Returns all weights of the newest checkpoint in one vector."""
+    arrays = {name: array for name, array in newest(folder).arrays.items() if name.startswith("model/")}
+    return np.concatenate([arrays[f"model/{number}"].ravel() for number in range(len(arrays))])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folders, tmp_path_factory) -> Path:
+    """Trains with two workers; returns the folder of the checkpoints, of the last step."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    wait_for_all([start_worker(folders, root, LONG | {"workers": 2, "checkpoint_dir": str(root / "kept")}, {})])
+    return root / "kept"
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_of_one_machine_end_where_one_process_does(folders, workers, tmp_path):
+    kept = {number: tmp_path / f"kept-{number}" for number in (1, workers)}
+    for number, folder in kept.items():
+        changes = GOOGLENET | {"advanced": EXACT, "workers": number, "checkpoint_dir": str(folder)}
+        (printed,) = wait_for_all([start_worker(folders, tmp_path / str(number), changes, {})])
+    assert f"on the CPU of each of {workers} workers" in printed
+    keras.utils.set_random_seed(0)
+    begun = trainer.build_network("googlenet", 2, "float32", depth_multiplier=0.1, dropout=0.0, image_size=64)
+    initial = np.concatenate([weight.numpy().ravel() for weight in begun.weights])
+    single, together = weights(kept[1])[: len(initial)], weights(kept[workers])[: len(initial)]
+    update = np.linalg.norm(single - initial)
+    assert 0.01 < update < np.linalg.norm(initial) / 2  # it is the network that the training began with
+    assert np.linalg.norm(together - single) < 1e-3 * update
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> None:
+    while not any(int(file.stem[5:]) >= step for file in folder.glob("step-*.npz")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+
+
+def ranks(process: subprocess.Popen) -> dict[int, int]:
+    """Returns the process of each worker by its rank."""
+    found = {}
+    for child in sigkill.children(process.pid):
+        given = [line[10:] for line in sigkill.environment(child) if line.startswith(b"TF_CONFIG=")]
+        found |= {json.loads(config)["task"]["index"]: child for config in given}
+    return found
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_after_the_loss_of_a_worker_all_start_again_and_end_where_they_would_have(folders, undisturbed, rank, tmp_path):
+    changes = LONG | {"workers": 2, "checkpoint_dir": str(tmp_path / "kept")}
+    with model_servers.ended(start_worker(folders, tmp_path, changes, {})) as process:
+        wait_for_step(tmp_path / "kept", process, 5)
+        os.kill(ranks(process)[rank], signal.SIGKILL)
+        printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert f"worker {rank} of 2: was killed, for lack of memory perhaps; starts all again, 1 of at most 3 times" in printed
+    assert int(re.findall(r"resumes after step (\d+)", printed)[0]) >= 5
+    assert "Traceback" not in printed
+    np.testing.assert_allclose(weights(tmp_path / "kept"), weights(undisturbed), atol=1e-6)
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_told_to_stop_one_worker_ends_all_after_the_same_step_and_the_next_start_goes_on(folders, told, tmp_path):
+    changes = LONG | {"checkpoint_dir": str(tmp_path / "kept"), "train_steps": 5000}
+    processes = [start_worker(folders, tmp_path / str(rank), changes, own) for rank, own in enumerate(two_workers())]
+    with model_servers.ended(processes[0]), model_servers.ended(processes[1]):
+        wait_for_step(tmp_path / "kept", processes[0], 3)
+        processes[told].terminate()
+        outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], "\n".join(outputs)
+    steps = [re.findall(r"stopped by SIGTERM(.*): saved step (\d+) to", printed) for printed in outputs]
+    assert steps[told] == [("", str(newest(tmp_path / "kept").step))]
+    assert steps[1 - told] == [(" to another worker", steps[told][0][1])]
+    assert not any("Traceback" in printed for printed in outputs)
+    again = changes | {"train_steps": int(steps[told][0][1]) + 1, "workers": 2}
+    (printed,) = wait_for_all([start_worker(folders, tmp_path / "again", again, {})])
+    assert f"resumes after step {steps[told][0][1]}, from" in printed
+
+
+def test_a_wrong_field_that_only_the_workers_see_ends_the_training_at_once(folders, tmp_path):
+    changes = GOOGLENET | {"workers": 2, "advanced": EXACT | {"layers_to_freeze": "Nowhere"}}
+    with model_servers.ended(start_worker(folders, tmp_path, changes, {})) as process:
+        printed, _ = process.communicate()
+    assert process.returncode == 1
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: layers_to_freeze of advanced must name layers of the network; got Nowhere. Use a prefix of")
+    assert "starts all again" not in printed
 
 
 def test_rank_and_size_of_a_worker():
