@@ -18,6 +18,7 @@ NAMES = (
     "scale",
     "train",
     "slow_disk",
+    "workers",
     "learn",
     "serve",
     "engines",
