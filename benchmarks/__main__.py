@@ -19,6 +19,7 @@ NAMES = (
     "stratification",
     "train",
     "slow_disk",
+    "workers",
     "learn",
     "serve",
     "engines",

@@ -31,7 +31,9 @@ from benchmarks import (
     slow_disk,
     stratification,
     training_stage,
+    workers,
 )
+from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.prediction.explanation import explain_seen
 from kfp_vision.repository.version import Version
@@ -99,7 +101,7 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_rejects_an_unknown_benchmark_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    names = "convert, scale, train, slow_disk, learn, serve, engines, retrieval, search, explain, unknown, gpu"
+    names = "convert, scale, train, slow_disk, workers, learn, serve, engines, retrieval, search, explain, unknown, gpu"
     assert done.stderr == f"error: a benchmark must be one of {names}; got sing. Take one of these.\n"
 
 
@@ -121,6 +123,15 @@ def test_the_training_rate_is_measured_between_its_events(tmp_path, monkeypatch,
     seconds = time.perf_counter() - start
     assert float(capsys.readouterr().out) > 2 * 3 / seconds  # three steps of two images between the first and the last event
     assert (tmp_path / "model" / "classifier.keras").exists()
+
+
+def test_what_a_worker_sends_at_a_step_is_the_gradients_once_and_little_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "STEPS", (1, 4))
+    training_stage.write_records("sample", tmp_path)
+    gradients = sum(workers.gradient_sizes(len(read_labels(tmp_path / "labels")))) * workers.FLOAT
+    sent, calls = workers.per_step(tmp_path, 2)
+    assert gradients <= sent < 1.02 * gradients  # 2(n - 1)/n is 1
+    assert 2 <= calls < 10
 
 
 def test_the_wait_for_a_slow_disk_is_measured_after_the_warm_up(tmp_path, monkeypatch):
