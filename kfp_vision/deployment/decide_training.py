@@ -33,6 +33,7 @@ def decide_training(
     model_name: str,
     settings: Mapping[str, Any],
     labels: str = ONE,
+    labels_uri: str = "",
 ) -> TrainingDecision:
     """Decides whether to train: not if the deployed model was trained from the same images and fields.
 
@@ -45,6 +46,7 @@ def decide_training(
         model_name: the model's name.
         settings: what `advanced.deployment_settings` returns.
         labels: `one` or `several` labels of an image, as `scan.fingerprint_images` takes it; `recipe` covers it.
+        labels_uri: the list of labels, as `scan.fingerprint_images` takes it.
 
     Returns:
         The decision.
@@ -52,7 +54,7 @@ def decide_training(
     Raises:
         InputError: an error of the store or the cluster.
     """
-    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri, labels)
+    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri, labels, labels_uri)
     trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
     unchanged = skip_unchanged and target_of(deploy_to).is_deployed(trained_from, model_name, settings)
     if unchanged:

@@ -23,6 +23,7 @@ CHECKED_VARIABLE = "KFP_VISION_CHECKED"
 FIELDS_NOT_IN_RECIPE = (
     "recipe",  # what it sets is in the other fields
     "leave_out_uri",  # the fingerprint of the data covers the exclusions, wherever the list is stored
+    "labels_uri",  # as above
     "check_images",
     "partitions",
     "log_uri",
@@ -283,18 +284,21 @@ def _was_checked(form: Mapping[str, Any]) -> bool:
 
 def _check_images(form: Mapping[str, Any]) -> None:
     # Imported here, so that composing and compiling pipelines does not need the packages that read images.
-    from kfp_vision.dataset import exclusions, import_files, scan
+    from kfp_vision.dataset import corrections, exclusions, import_files, scan
     from kfp_vision.dataset.import_lines import LabelRule
     from kfp_vision.storage import reading
 
     reading.check_exists(form["images_uri"], "images_uri")
     scan.check_sample(form["images_uri"], form["labels"])
+    rule = LabelRule.of_fields(form["labels"], form["advanced"].get("label_separator", ""))
     if import_files.is_import_file(form["images_uri"]):
-        rule = LabelRule.of_fields(form["labels"], form["advanced"].get("label_separator", ""))
         import_files.read_import_file(form["images_uri"], rule)
     if form["leave_out_uri"]:
         reading.check_exists(form["leave_out_uri"], "leave_out_uri")
         exclusions.read_exclusions(form["leave_out_uri"])
+    if form["labels_uri"]:
+        reading.check_exists(form["labels_uri"], "labels_uri")
+        corrections.read_labels(form["labels_uri"], rule)
 
 
 def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:

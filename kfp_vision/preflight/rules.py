@@ -57,6 +57,7 @@ SWEEP_EXAMPLES = {
 URI_FIELDS = (
     "images_uri",
     "leave_out_uri",
+    "labels_uri",
     "records_uri",
     "checkpoint_uri",
     "test_image_uri",
@@ -192,6 +193,9 @@ def check_preparation_values(form: Mapping[str, Any]) -> Advanced:
         if form["labels"] != ONE:
             rule = f"labels must be {ONE} unless task=classification"
             raise InputError(rule, form["labels"], "Set it to one: annotations hold any number of boxes.")
+        if form["labels_uri"]:
+            rule = "labels_uri must be empty unless task=classification"
+            raise InputError(rule, form["labels_uri"], "Clear it, and correct the XML files: boxes have labels of their own.")
         for name in ("class_folder", "min_images_per_class"):
             if name in advanced.changed():
                 rule = f"{name} of advanced must be left out unless task=classification"
@@ -303,7 +307,8 @@ def _check_data(form: Mapping[str, Any]) -> Advanced:
     check_number("images_per_shard", form["images_per_shard"], 1, math.inf, "a whole number above 0", "1000", whole=True)
     _check_partitions(form.get("partitions", 1))
     check_type("check_images", form["check_images"], bool, "true")
-    check_type("leave_out_uri", form["leave_out_uri"], str, '"somewhere"')
+    for name in ("leave_out_uri", "labels_uri"):
+        check_type(name, form[name], str, '"somewhere"')
     advanced = Advanced.parse(form["advanced"])
     if advanced.label_separator and form["labels"] != SEVERAL:
         rule = f"label_separator of advanced must be left out unless labels={SEVERAL}"
