@@ -107,6 +107,22 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Removes the incomplete files below a folder that killed processes of this host left, whatever their names.
+
+    For the start of a process that has written nothing yet: in a container that starts again, its number is the same.
+
+    Args:
+        folder: to look in, recursively.
+    """
+    for left in folder.rglob(f".*{PARTIAL_SUFFIX}"):
+        named, _, process = left.name.removesuffix(PARTIAL_SUFFIX).rpartition(".")
+        is_from_here = named.endswith(f".{socket.gethostname()}") and process.isdecimal()
+        if is_from_here and (int(process) == os.getpid() or not _is_alive(int(process))):
+            with contextlib.suppress(OSError):  # another process is removing it too
+                _remove(left)
+
+
 def _writer() -> str:
     """Returns the identifier of this process in temporary names."""
     return f"{socket.gethostname()}.{os.getpid()}"
