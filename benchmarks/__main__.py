@@ -26,6 +26,7 @@ NAMES = (
     "search",
     "explain",
     "unknown",
+    "review",
     "gpu",
 )
 README = Path(__file__).with_name("README.md")

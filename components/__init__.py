@@ -4,6 +4,7 @@ from kfp_vision.components.audit_images import audit_images
 from kfp_vision.components.call_endpoint import call_endpoint
 from kfp_vision.components.check_prediction import check_prediction
 from kfp_vision.components.check_preparation import check_preparation
+from kfp_vision.components.check_review import check_review
 from kfp_vision.components.check_run import check_run
 from kfp_vision.components.check_search import check_search
 from kfp_vision.components.check_serving import check_serving
@@ -29,6 +30,7 @@ from kfp_vision.components.list_images import list_images
 from kfp_vision.components.partition_records import partition_records
 from kfp_vision.components.predict_images import predict_images
 from kfp_vision.components.report_outcome import report_outcome
+from kfp_vision.components.review_images import review_images
 from kfp_vision.components.search_images import search_images
 from kfp_vision.components.split_images import split_images
 from kfp_vision.components.train_classifier import train_classifier
@@ -41,6 +43,7 @@ __all__ = [
     "call_endpoint",
     "check_prediction",
     "check_preparation",
+    "check_review",
     "check_run",
     "check_search",
     "check_serving",
@@ -66,6 +69,7 @@ __all__ = [
     "partition_records",
     "predict_images",
     "report_outcome",
+    "review_images",
     "search_images",
     "split_images",
     "train_classifier",

@@ -7,6 +7,7 @@ from kfp_vision.pipelines.image_classification_partitioned import image_classifi
 from kfp_vision.pipelines.image_search import image_search
 from kfp_vision.pipelines.prepare_records import prepare_records
 from kfp_vision.pipelines.quick_classification import quick_classification
+from kfp_vision.pipelines.review import review
 from kfp_vision.pipelines.train_only import train_only
 
 PIPELINES = {
@@ -20,6 +21,7 @@ PIPELINES = {
         hyperparameter_sweep,
         batch_prediction,
         image_search,
+        review,
     )
 }
 
@@ -32,5 +34,6 @@ __all__ = [
     "image_search",
     "prepare_records",
     "quick_classification",
+    "review",
     "train_only",
 ]

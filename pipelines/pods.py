@@ -70,6 +70,7 @@ PODS = {
     "check_preparation": CHECK,
     "check_prediction": CHECK,
     "check_search": FITTING,
+    "check_review": CHECK,
     "fingerprint_images": LISTING,
     "decide_training": LISTING,
     "ingest_images": READING,
@@ -97,6 +98,7 @@ PODS = {
     "search_images": OUTSIDE,
     "audit_images": replace(MODEL, cached=True),
     "deploy_index": replace(COPYING, room="500Gi"),
+    "review_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY),
     "join_predictions": Pod(room="100Gi", seconds=6 * HOUR),
     "report_outcome": Pod(seconds=10 * MINUTE, cached=False),
 }

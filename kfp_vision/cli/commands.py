@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 failure, 2 invalid command. An error is one line on std
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -24,6 +25,7 @@ from kfp_vision.storage import retry
 
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
+LABEL_PORT = 8001
 SERVE_PORT = 8000  # not 8080, to which Kubeflow's page is usually forwarded
 PLACEHOLDER_REMEDY = (
     "No cluster can pull them: build and push your own (make image, make push), and compile with --registry HOST/PATH."
@@ -123,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     _define_serve(add("serve", "serve a model over HTTP, with a web page to drop images on"))
     _define_predict(add("predict", "classify images"))
     _define_search(add("search", "find the most similar images of an index"))
+    _define_review(add("review", "label images on a page, one at a time"))
     _define_rollback(add("rollback", "publish an earlier version of a repository again, as the newest"))
     _define_sample(add("sample", "write the built-in sample images into a folder"))
     _define_compile(add("compile", "compile every pipeline and stage to YAML, or check the YAML"))
@@ -175,6 +178,19 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cors-origins", metavar="ORIGINS", help=origins)
     _add_engine(command)
     command.set_defaults(command=serve_model)
+
+
+def _define_review(command: argparse.ArgumentParser) -> None:
+    images = "images to label: a folder, an archive, or the table of the pipeline review; local or s3://..."
+    command.add_argument("images", metavar="FOLDER_OR_TABLE", help=images)
+    saved = "list that the answers are saved in as they are given, and labels_uri takes; continued if it exists (%(default)s)"
+    command.add_argument("--labels", type=Path, default=Path("labels.csv"), metavar="FILE", help=saved)
+    classes = "classes to choose from, besides those that the table suggests; on the page, others can be typed"
+    command.add_argument("--classes", default="", metavar="A,B,...", help=classes)
+    command.add_argument("--several", action="store_true", help="an image may have any number of labels")
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to label on a phone in the same network (%(default)s)")
+    command.add_argument("--port", type=int, default=LABEL_PORT, help="0 for a free one (%(default)s)")
+    command.set_defaults(command=label_images)
 
 
 def _define_predict(command: argparse.ArgumentParser) -> None:
@@ -309,6 +325,9 @@ def print_results(result: Mapping[str, Any]) -> None:
         _show_records(result)
     elif "model_dir" in result:
         _show_model(result)
+    elif "chosen" in result:
+        print(f"\nchosen    {result['review']} of {result['pictures']} images: {result['chosen']}")
+        print(f"label     kfp-vision review {shlex.quote(result['chosen'])}")
     elif "index" in result:
         _show_index(result)
     else:
@@ -414,6 +433,21 @@ def train(options: argparse.Namespace) -> None:
     outputs = {"model": options.output / "model", "events": options.output / "events", "page": options.output / "curves.html"}
     options.output.mkdir(parents=True, exist_ok=True)
     train_classifier(recipe.Recipe.from_form(fields | {"preset": preset.to_json()}), *folders, **outputs)
+
+
+def label_images(options: argparse.Namespace) -> None:
+    """Serves a page to label images on.
+
+    Args:
+        options: the parsed command line.
+    """
+    from kfp_vision.review import label_page
+
+    images = label_page.read_images_to_label(options.images)
+    labels = label_page.Labels(options.labels, several=options.several)
+    classes = [name.strip() for name in options.classes.split(",") if name.strip()]
+    page = label_page.LabelPage(images, labels, classes, several=options.several)
+    label_page.serve_label_page(page, options.host, options.port)
 
 
 def serve_model(options: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ READ_FIELDS = (
     "checkpoint_uri",
     "index_uri",
     "queries_uri",
+    "collected_uri",
     "test_image_uri",
     "predict_uri",
 )

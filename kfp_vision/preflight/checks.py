@@ -213,6 +213,31 @@ def check_prediction(form: Mapping[str, Any]) -> None:
     batch.check_images_uri(form["predict_uri"], "predict_uri")
 
 
+def check_review(form: Mapping[str, Any]) -> None:
+    """Checks a run of `review`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
+    rules.check_review_values(form)
+    if was_checked:
+        return
+    from kfp_vision.prediction import batch
+    from kfp_vision.repository import version
+    from kfp_vision.storage import reading  # as in _check_images
+
+    version.check_model_uri(form["model_uri"], "model_uri")
+    if form["images_uri"]:
+        batch.check_images_uri(form["images_uri"], "images_uri")
+    for name in ("collected_uri", "labels_uri"):
+        if form[name]:
+            reading.check_exists(form[name], name)
+
+
 def check_search(form: Mapping[str, Any]) -> None:
     """Checks a run of `image_search`; see `check_run`.
 
@@ -351,7 +376,7 @@ def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:
 # By the name of a pipeline's first stage.
 CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     check.__name__: check
-    for check in (check_run, check_training, check_sweep, check_preparation, check_prediction, check_search)
+    for check in (check_run, check_training, check_sweep, check_preparation, check_prediction, check_search, check_review)
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow needs much memory, and logs while it starts

@@ -65,6 +65,7 @@ URI_FIELDS = (
     "model_uri",
     "index_uri",
     "queries_uri",
+    "collected_uri",
     "deploy_to",
     "log_uri",
     "checkpoint_dir",
@@ -216,6 +217,24 @@ def check_prediction_values(form: Mapping[str, Any]) -> None:
     check_set("predict_uri", form["predict_uri"], "Give a folder.")
     check_type("all_scores", form["all_scores"], bool, "true")
     _check_partitions(form["partitions"])
+
+
+def check_review_values(form: Mapping[str, Any]) -> None:
+    """Checks the values of the form of `review`; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    for name in ("images_uri", "collected_uri", "labels_uri"):
+        check_type(name, form[name], str, '"somewhere"')
+    check_set("model_uri", form["model_uri"], "Give the model folder of a run, or a model repository.")
+    if bool(form["images_uri"]) == bool(form["collected_uri"]):
+        value = "both" if form["images_uri"] else "neither"
+        raise InputError("either images_uri or collected_uri must be set", value, "Give a folder of images, or a collection.")
+    check_number("review_images", form["review_images"], 1, math.inf, "a whole number above 0", "100", whole=True)
 
 
 def check_search_values(form: Mapping[str, Any]) -> None:

@@ -436,6 +436,26 @@ def write_audit_page(
     _publish(path, page)
 
 
+def write_review_page(
+    path: Path,
+    *,
+    counts: Mapping[str, int],
+    chosen: Sequence[tuple[Any, thumbnails.Thumbnail]],
+    model: str,
+    interface: str,
+) -> None:
+    """Writes the page of a review: the images that are most worth a label.
+
+    Args:
+        path: the page; an existing one is replaced atomically.
+        counts: pictures, chosen and unreadable.
+        chosen: the first images (`review.review.ReviewedImage`) with their thumbnails.
+        model: name of the model.
+        interface: the labelling interface for Label Studio.
+    """
+    _publish(path, render("review", counts=counts, chosen=chosen, model=model, interface=interface))
+
+
 # Rendering
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -18,6 +18,7 @@ from kfp_vision.pipelines import (
     image_classification_partitioned,
     image_search,
     prepare_records,
+    review,
     train_only,
 )
 
@@ -29,6 +30,7 @@ FORM_OF = {  # the pipeline whose fields each check takes
     "check_preparation": prepare_records,
     "check_prediction": batch_prediction,
     "check_search": image_search,
+    "check_review": review,
 }
 PARAMETERS_OUT = {  # parameters passed to later stages
     "check_run": {"advanced": "STRUCT", "recipe": "STRING", "gpus": "STRING", "preset": "STRUCT"},

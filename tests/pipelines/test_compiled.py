@@ -21,7 +21,7 @@ from kfp_vision.reports import outcome
 from kfp_vision.storage import base
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_FIELDS = 33
+MAX_FIELDS = 34
 STAGES = [
     "call-endpoint",
     "check-run",

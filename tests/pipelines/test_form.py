@@ -110,6 +110,13 @@ train_steps - NUMBER_INTEGER: 6000
 trials - NUMBER_INTEGER: 0
 validation_ratio - NUMBER_DOUBLE: 0.2
 """
+REVIEW_FORM = """
+collected_uri - STRING: ""
+images_uri - STRING: ""
+labels_uri - STRING: ""
+model_uri - STRING: ""
+review_images - NUMBER_INTEGER: 100
+"""
 SEARCH_FORM = """
 audit - BOOLEAN: true [true, false]
 checkpoint_uri - STRING: "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
@@ -155,6 +162,7 @@ def form_lines(name: str) -> list[str]:
         ),
         ("hyperparameter_sweep", SWEEP_FORM),
         ("image_search", SEARCH_FORM),
+        ("review", REVIEW_FORM),
         ("batch_prediction", BATCH_PREDICTION_FORM),
     ],
 )
