@@ -34,6 +34,7 @@ WAITING_IMAGES = Gauge("kfp_vision_waiting_pictures", "Images received and not a
 BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Images per batch.", ("model",), buckets=BATCH_SIZE_BUCKETS)
 BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "Time to compute a batch.", ("model",), buckets=LATENCY_BUCKETS)
 MODEL_VERSION = Gauge("kfp_vision_model_version", "The model version that answers.", ("model",))
+COLLECTED = Counter("kfp_vision_collected", "Answers written to the collection, dropped, or lost.", ("model", "outcome"))
 INDEX_IMAGES = Gauge("kfp_vision_index_pictures", "Images in the search index.", ("model",))
 
 request_log = logging.getLogger("kfp_vision.requests")

@@ -39,6 +39,8 @@ NOT_RUN = {
     ".venv/bin/tensorboard ": "serves until it is stopped; tests/unit/training/test_tensorboard.py reads the events with it",
     ".venv/bin/kfp-vision run": "trains for minutes; tests/pipelines runs each pipeline with fewer steps",
     ".venv/bin/kfp-vision sample flowers": "tests/unit/cli/test_commands.py writes the sample",
+    ".venv/bin/kfp-vision serve models/photos --collect": "tests/services/test_collecting.py collects",
+    "kubectl -n kubeflow edit ": "needs a cluster, and a person",
     ".venv/bin/kfp-vision serve OUTPUT/model": "kfp-vision serve is run with another folder",
     ".venv/bin/kfp-vision serve models/photos --index": "tests/services/test_searching.py serves an index",
     ".venv/bin/kfp-vision predict --model runs/": "the same as predict --model models/photos",
