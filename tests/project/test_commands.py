@@ -53,6 +53,7 @@ CHECKS = {
     "hyperparameter_sweep": rules.check_sweep_values,
     "prepare_records": rules.check_preparation_values,
     "batch_prediction": rules.check_prediction_values,
+    "drift_detection": rules.check_drift_values,
     "image_search": rules.check_search_values,
 }
 ALL = [*page_commands.all_commands(), *page_commands.all_programs()]
