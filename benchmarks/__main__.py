@@ -26,6 +26,8 @@ NAMES = (
     "search",
     "explain",
     "unknown",
+    "collect",
+    "drift",
     "gpu",
 )
 README = Path(__file__).with_name("README.md")

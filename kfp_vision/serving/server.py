@@ -123,7 +123,11 @@ def _collector(settings: CollectSettings) -> "Collector":
     from kfp_vision.serving import telemetry
 
     print(f"collecting {settings.describe()}", flush=True)
-    return Collector(settings, lambda model, outcome, number: telemetry.COLLECTED.labels(model, outcome).inc(number))
+
+    def count(model: str, outcome: str, number: int) -> None:
+        telemetry.COLLECTED.labels(model, outcome).inc(number)
+
+    return Collector(settings, count, telemetry.note_drift)
 
 
 def _load(path: Path, name: str, index: Path | None, collector: "Collector | None") -> "ServedModels":
