@@ -28,7 +28,7 @@ def decide_training(
         skip_unchanged: compare with the deployed model.
         deploy_to: deployment target: a model repository, or kserve.
         model_name: name of the model.
-        advanced: advanced settings; uses store_wait_seconds and those that begin with service_.
+        advanced: advanced settings; uses store_wait_seconds, collected_uri and those that begin with service_.
 
     Returns:
         fingerprint: Hash of file names, sizes and times, and of the exclusion list.
@@ -42,5 +42,13 @@ def decide_training(
     reading_settings.apply(advanced)
     settings = deployment_settings(advanced)
     return deployment_decide_training.decide_training(
-        images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings, labels
+        images_uri,
+        leave_out_uri,
+        recipe,
+        skip_unchanged,
+        deploy_to,
+        model_name,
+        settings,
+        labels,
+        advanced.get("collected_uri", ""),
     )

@@ -48,6 +48,7 @@ ADVANCED_NOT_IN_RECIPE = (
     "cache_pictures",
     "max_refused_ratio",
     "store_wait_seconds",
+    "collected_uri",
 )
 # Defaults of fields that are younger than the hashes of deployed models.
 LATER_FIELDS = {"labels": ONE}
