@@ -26,6 +26,8 @@ NAMES = (
     "search",
     "explain",
     "unknown",
+    "collect",
+    "drift",
     "review",
     "gpu",
 )

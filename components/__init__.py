@@ -2,6 +2,8 @@
 
 from kfp_vision.components.audit_images import audit_images
 from kfp_vision.components.call_endpoint import call_endpoint
+from kfp_vision.components.check_collected import check_collected
+from kfp_vision.components.check_drift import check_drift
 from kfp_vision.components.check_prediction import check_prediction
 from kfp_vision.components.check_preparation import check_preparation
 from kfp_vision.components.check_review import check_review
@@ -41,6 +43,8 @@ from kfp_vision.components.write_tfrecords import write_tfrecords
 __all__ = [
     "audit_images",
     "call_endpoint",
+    "check_collected",
+    "check_drift",
     "check_prediction",
     "check_preparation",
     "check_review",

@@ -30,7 +30,7 @@ def decide_training(
         skip_unchanged: compare with the deployed model.
         deploy_to: deployment target: a model repository, or kserve.
         model_name: name of the model.
-        advanced: advanced settings; uses store_wait_seconds and those that begin with service_.
+        advanced: advanced settings; uses store_wait_seconds, collected_uri and those that begin with service_.
 
     Returns:
         fingerprint: Hash of file names, sizes and times, and of the lists.
@@ -42,7 +42,5 @@ def decide_training(
     from kfp_vision.storage import reading_settings
 
     reading_settings.apply(advanced)
-    settings = deployment_settings(advanced)
-    return deployment_decide_training.decide_training(
-        images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings, labels, labels_uri
-    )
+    given = (images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, deployment_settings(advanced))
+    return deployment_decide_training.decide_training(*given, labels, labels_uri, advanced.get("collected_uri", ""))

@@ -1,6 +1,7 @@
 """The pipelines, one file each, with the compiled YAML beside it."""
 
 from kfp_vision.pipelines.batch_prediction import batch_prediction
+from kfp_vision.pipelines.drift_detection import drift_detection
 from kfp_vision.pipelines.hyperparameter_sweep import hyperparameter_sweep
 from kfp_vision.pipelines.image_classification import image_classification
 from kfp_vision.pipelines.image_classification_partitioned import image_classification_partitioned
@@ -20,6 +21,7 @@ PIPELINES = {
         train_only,
         hyperparameter_sweep,
         batch_prediction,
+        drift_detection,
         image_search,
         review,
     )
@@ -28,6 +30,7 @@ PIPELINES = {
 __all__ = [
     "PIPELINES",
     "batch_prediction",
+    "drift_detection",
     "hyperparameter_sweep",
     "image_classification",
     "image_classification_partitioned",

@@ -91,6 +91,8 @@ PODS = {
     "export_model": replace(OUTSIDE, room="500Gi", seconds=DAY),
     "fetch_model": COPYING,
     "predict_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY),
+    "check_collected": CHECK,
+    "check_drift": COPYING,
     "fetch_embedder": OUTSIDE,
     "list_images": READING,
     "index_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY, cached=True),

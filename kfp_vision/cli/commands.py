@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
 from kfp_vision.core.advanced import SERVING_ENGINES
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import MAX_NEAREST, ONE, SEVERAL, suggest_name
 from kfp_vision.networks import IMAGENET
 from kfp_vision.preflight import rules
@@ -177,7 +177,21 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     origins = "origins of pages elsewhere that may call the server, comma-separated, or * (KFP_VISION_CORS_ORIGINS)"
     command.add_argument("--cors-origins", metavar="ORIGINS", help=origins)
     _add_engine(command)
+    _add_collect(command)
     command.set_defaults(command=serve_model)
+
+
+def _add_collect(command: argparse.ArgumentParser) -> None:
+    place = "collect a sample of the answers in this folder or bucket folder (off; KFP_VISION_COLLECT)"
+    command.add_argument("--collect", metavar="URI", help=place)
+    share = "share of the answers to collect (0.1; KFP_VISION_COLLECT_SHARE)"
+    command.add_argument("--collect-share", type=float, metavar="SHARE", help=share)
+    images = "collect the images as well, which may show people (off; KFP_VISION_COLLECT_IMAGES)"
+    command.add_argument("--collect-images", action="store_true", default=None, help=images)
+    days = "days after which what was collected is deleted (30; KFP_VISION_COLLECT_DAYS)"
+    command.add_argument("--collect-days", type=float, metavar="DAYS", help=days)
+    most = "megabytes that the collection may have; the oldest goes first (1000; KFP_VISION_COLLECT_MAX_MB)"
+    command.add_argument("--collect-max-mb", type=float, metavar="MB", help=most)
 
 
 def _define_review(command: argparse.ArgumentParser) -> None:
@@ -456,14 +470,21 @@ def serve_model(options: argparse.Namespace) -> None:
     Args:
         options: the parsed command line.
     """
+    from kfp_vision.collection.settings import read_settings
     from kfp_vision.engines.choice import ENGINE_VARIABLE
     from kfp_vision.serving import server, sync
 
     if options.engine:
         os.environ[ENGINE_VARIABLE] = options.engine  # for all models of this process
+    collected = (options.collect_share, options.collect_images, options.collect_days, options.collect_max_mb)
+    try:
+        collect = read_settings(options.collect, *collected)
+    except FieldError as error:
+        raise UsageError(error) from error
     with sync.synced_copy(options.model) as path:
         address = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
-        server.serve(path, name=options.name, index=options.index, cors_origins=options.cors_origins, **address)
+        shared = {"cors_origins": options.cors_origins, "collect": collect}
+        server.serve(path, name=options.name, index=options.index, **shared, **address)
 
 
 def predict(options: argparse.Namespace) -> int:

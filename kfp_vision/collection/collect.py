@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kfp_vision.collection import retention
 from kfp_vision.collection.collected import BATCH_SUFFIX, IMAGES_FOLDER, CollectedAnswer, pack_batch
+from kfp_vision.collection.drift import Drift, read_drift
 from kfp_vision.collection.settings import CollectSettings
 from kfp_vision.core.errors import InputError
 from kfp_vision.prediction.classifier import Prediction
@@ -26,6 +27,7 @@ from kfp_vision.storage.uris import Location
 BATCH_SECONDS, BATCH_ANSWERS, BATCH_BYTES = 10.0, 500, 16 << 20  # whichever is reached first; bytes of images
 MAX_WAITING_ANSWERS, MAX_WAITING_BYTES = 10_000, 64 << 20  # in memory; more are dropped
 RETENTION_SECONDS = 3600.0  # between two looks for what is too old
+DRIFT_SECONDS = 60.0  # between two looks for the result of a check for drift
 CLOSE_SECONDS = 10.0  # to write the last batch in
 COLLECTED, DROPPED, LOST = "collected", "dropped", "lost"  # what becomes of an answer: written, no room, not writable
 IMAGE_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
@@ -33,6 +35,7 @@ IMAGE_SUFFIXES |= {b"II": ".tif", b"MM": ".tif", b"P": ".ppm"}
 OTHER_SUFFIX = ".heic"  # HEIC and AVIF begin with the length of their first box
 
 Count = Callable[[str, str, int], None]  # counts answers: the model, what became of them, how many
+NoteDrift = Callable[[str, Drift | None], None]  # takes the model, and the last check of the version that answers, if any
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Collector:
     Args:
         settings: what to collect, and where.
         count: called with what became of answers.
+        note_drift: called with the last check for drift of each model, when there is another one.
 
     Example:
         collector = Collector(CollectSettings("collected", share=1.0), count=lambda model, outcome, number: None)
@@ -59,8 +63,11 @@ class Collector:
         collector.close()
     """
 
-    def __init__(self, settings: CollectSettings, count: Count):
-        self._settings, self._count = settings, count
+    def __init__(self, settings: CollectSettings, count: Count, note_drift: NoteDrift = lambda model, drift: None):
+        self._settings, self._count, self._note_drift = settings, count, note_drift
+        self._answering: dict[str, str] = {}  # the fingerprint of the version that answered last, by model
+        self._noted: dict[str, Drift | None] = {}
+        self._next_drift = 0.0
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
@@ -108,6 +115,7 @@ class Collector:
                 is_last = self._ended.is_set()  # read before the last batch is taken, so that nothing comes after it
                 self._attempt(self._write_waiting)
                 self._attempt(self._delete_old)
+                self._attempt(self._look_for_drift)
 
     def _attempt(self, work: Callable[[], None]) -> None:
         """Does work whose failure must not end the thread; each failure is logged once."""
@@ -122,6 +130,7 @@ class Collector:
     def _write_waiting(self) -> None:
         with self._lock:
             waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
+        self._answering |= {one.model: one.version.fingerprint for one in waiting}
         by_folder = sorted(waiting, key=_folder)  # stable, so that each batch is in order of time
         failure: InputError | OSError | None = None
         for folder, group in groupby(by_folder, key=_folder):
@@ -147,6 +156,18 @@ class Collector:
     def _write(self, content: bytes, uri: str) -> None:
         writing.write_file(content, uri)
         self._bytes += len(content)
+
+    def _look_for_drift(self) -> None:
+        now = datetime.now(UTC).timestamp()
+        if now < self._next_drift:
+            return
+        self._next_drift = now + DRIFT_SECONDS
+        for model, fingerprint in self._answering.items():
+            found = read_drift(self._settings.uri, model)
+            found = found if found and found.fingerprint == fingerprint else None  # that of an earlier version says nothing
+            if found != self._noted.get(model):
+                self._noted[model] = found
+                self._note_drift(model, found)
 
     def _delete_old(self) -> None:
         now, max_bytes = datetime.now(UTC), self._settings.max_mb * 1e6

@@ -183,17 +183,34 @@ def read_collected(
         for answer in read_collected("s3://bucket/collected", model="flowers", since="2026-05-04"):
             print(answer.time, answer.labels, answer.image_uri)
     """
-    batches = list_batches(uri)
-    if not batches:
-        remedy = "Give the folder that kfp-vision serve --collect writes to."
-        raise NotFoundError("a collection must hold batches of answers", f"none below {base.redact_uri(uri)}", remedy)
-    for batch in batches:
+    for batch in check_collection(uri, "a collection"):
         if since and batch.name.rpartition("/")[2][:8] < since[:10].replace("-", ""):
             continue  # the name begins with the time of writing, which is later than that of each of its answers
         for answer in unpack_batch(_read(batch.uri), batch.uri):
             is_asked = (not model or answer.model == model) and (not fingerprint or answer.fingerprint == fingerprint)
             if is_asked and answer.time >= since and (answer.image or not only_with_image):
                 yield answer
+
+
+def check_collection(uri: str, field: str) -> list[base.FileInfo]:
+    """Checks that there is a collection.
+
+    Args:
+        uri: as for `read_collected`.
+        field: its name in messages.
+
+    Returns:
+        Its batches, as `list_batches`.
+
+    Raises:
+        NotFoundError: there is no batch.
+        InputError: the store does not answer, or denies access.
+    """
+    batches = list_batches(uri)
+    if not batches:
+        remedy = "Give the folder that kfp-vision serve --collect writes to."
+        raise NotFoundError(f"{field} must hold batches of answers", f"none below {base.redact_uri(uri)}", remedy)
+    return batches
 
 
 def list_batches(uri: str) -> list[base.FileInfo]:

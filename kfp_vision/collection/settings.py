@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kfp_vision.core.errors import FieldError
-from kfp_vision.storage import uris, writing
+from kfp_vision.storage import base, uris, writing
 
 VARIABLE, OPTION = "KFP_VISION_COLLECT", "--collect"  # the others are these with _SHARE or -share, and so on
 DEFAULT_SHARE, DEFAULT_DAYS, DEFAULT_MAX_MB = 0.1, 30.0, 1000.0
@@ -30,6 +30,13 @@ class CollectSettings:
     images: bool = False
     days: int = int(DEFAULT_DAYS)
     max_mb: float = DEFAULT_MAX_MB
+
+    def describe(self) -> str:
+        """Returns what is collected in words, for the log of the server."""
+        kept = "answers with their images" if self.images else "answers"
+        return (
+            f"{self.share:.1%} of the {kept} in {base.redact_uri(self.uri)}, for {self.days} days, at most {self.max_mb:g} MB"
+        )
 
 
 def read_settings(

@@ -49,6 +49,7 @@ ADVANCED_NOT_IN_RECIPE = (
     "cache_pictures",
     "max_refused_ratio",
     "store_wait_seconds",
+    "collected_uri",
 )
 # Defaults of fields that are younger than the hashes of deployed models.
 LATER_FIELDS = {"labels": ONE}
@@ -211,6 +212,26 @@ def check_prediction(form: Mapping[str, Any]) -> None:
 
     version.check_model_uri(form["model_uri"], "model_uri")
     batch.check_images_uri(form["predict_uri"], "predict_uri")
+
+
+def check_collected(form: Mapping[str, Any]) -> None:
+    """Checks a run of `drift_detection`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
+    rules.check_drift_values(form)
+    if was_checked:
+        return
+    from kfp_vision.collection import collected
+    from kfp_vision.repository import version  # as in _check_images
+
+    version.check_model_uri(form["model_uri"], "model_uri")
+    collected.check_collection(form["collected_uri"], "collected_uri")
 
 
 def check_review(form: Mapping[str, Any]) -> None:
@@ -376,7 +397,16 @@ def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:
 # By the name of a pipeline's first stage.
 CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     check.__name__: check
-    for check in (check_run, check_training, check_sweep, check_preparation, check_prediction, check_search, check_review)
+    for check in (
+        check_run,
+        check_training,
+        check_sweep,
+        check_preparation,
+        check_prediction,
+        check_search,
+        check_review,
+        check_collected,
+    )
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow needs much memory, and logs while it starts

@@ -59,13 +59,13 @@ URI_FIELDS = (
     "leave_out_uri",
     "labels_uri",
     "records_uri",
+    "collected_uri",
     "checkpoint_uri",
     "test_image_uri",
     "predict_uri",
     "model_uri",
     "index_uri",
     "queries_uri",
-    "collected_uri",
     "deploy_to",
     "log_uri",
     "checkpoint_dir",
@@ -217,6 +217,20 @@ def check_prediction_values(form: Mapping[str, Any]) -> None:
     check_set("predict_uri", form["predict_uri"], "Give a folder.")
     check_type("all_scores", form["all_scores"], bool, "true")
     _check_partitions(form["partitions"])
+
+
+def check_drift_values(form: Mapping[str, Any]) -> None:
+    """Checks the values of the form of `drift_detection`; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    check_set("model_uri", form["model_uri"], "Give the model repository that is served, or the model folder of a run.")
+    check_set("collected_uri", form["collected_uri"], "Give the folder that the server collects in (--collect).")
+    check_number("days", form["days"], 1, 3651, "a whole number from 1 to 3650", "7", whole=True)
 
 
 def check_review_values(form: Mapping[str, Any]) -> None:

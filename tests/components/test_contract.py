@@ -14,6 +14,7 @@ from kfp_vision.cli.run import form_fields
 from kfp_vision.components import container_images
 from kfp_vision.pipelines import (
     batch_prediction,
+    drift_detection,
     hyperparameter_sweep,
     image_classification_partitioned,
     image_search,
@@ -29,6 +30,7 @@ FORM_OF = {  # the pipeline whose fields each check takes
     "check_sweep": hyperparameter_sweep,
     "check_preparation": prepare_records,
     "check_prediction": batch_prediction,
+    "check_collected": drift_detection,
     "check_search": image_search,
     "check_review": review,
 }
@@ -37,6 +39,7 @@ PARAMETERS_OUT = {  # parameters passed to later stages
     "check_sweep": {"advanced": "STRUCT", "gpus": "STRING"},
     "check_training": {"gpus": "STRING", "preset": "STRUCT"},
     "check_preparation": {"Output": "STRUCT"},
+    "check_drift": {"drifted": "BOOLEAN"},
 }
 FOLDER = Path(components.__file__).parent
 MAX_LINES = 15

@@ -1,11 +1,13 @@
 """Collecting answers: what is offered can be read again, is bounded in memory and on disk, and survives a kill."""
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from support import colour_model, exported_model
 from kfp_vision.collection import collect, retention
 from kfp_vision.collection.collect import Collector
 from kfp_vision.collection.collected import CollectedAnswer, pack_batch, read_collected, unpack_batch
+from kfp_vision.collection.drift import Drift
 from kfp_vision.collection.settings import CollectSettings
 from kfp_vision.core.errors import DamagedError, NotFoundError
 from kfp_vision.prediction.classifier import Prediction
@@ -123,6 +126,23 @@ def test_days_that_are_too_old_are_deleted_at_the_start(tmp_path, version):
     foreign.write_text("not of the collection")
     collect_answers(tmp_path, version, [], days=7)
     assert not old.exists() and len(list(kept.rglob("*.jpg"))) == 2 and foreign.exists()
+
+
+def test_a_new_check_for_drift_is_noted_once(tmp_path, version, monkeypatch):
+    monkeypatch.setattr(collect, "DRIFT_SECONDS", 0.0)
+    noted = []
+    checks = [
+        Drift("flowers", 7, fingerprint, "2026-05-04T10:00:00+00:00", 60, 100, True, 0.9, 0.001, 0.5, 0.0)
+        for fingerprint in ("of another version", version.fingerprint)
+    ]
+    for check in checks:
+        (tmp_path / "flowers").mkdir(exist_ok=True)
+        (tmp_path / "flowers" / "drift.json").write_text(json.dumps(asdict(check)))
+        collector = Collector(CollectSettings(str(tmp_path), share=1.0), Counts(), lambda *found: noted.append(found))
+        collector.offer("flowers", version, DAISY, b"")
+        collector.close()
+        collector._look_for_drift()
+    assert noted == [("flowers", checks[1])]
 
 
 def test_the_oldest_batches_go_when_there_is_too_much(tmp_path):
