@@ -27,6 +27,9 @@ NAMES = (
     "search",
     "explain",
     "unknown",
+    "collect",
+    "drift",
+    "review",
     "gpu",
 )
 README = Path(__file__).with_name("README.md")

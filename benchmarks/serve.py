@@ -169,13 +169,21 @@ def stock_predictor(place: Path) -> Iterator[str]:
     command = _command("stock_kserve", place, port)
     with subprocess.Popen(command, cwd=peers.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            _wait_for(url)
+            wait_for(url)
             yield url
         finally:
             process.terminate()
 
 
-def _wait_for(url: str) -> None:
+def wait_for(url: str) -> None:
+    """Waits until a server is ready.
+
+    Args:
+        url: its address.
+
+    Raises:
+        TimeoutError: it is not after `SECONDS_TO_START`.
+    """
     until = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < until:
         with contextlib.suppress(requests.ConnectionError):

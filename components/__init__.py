@@ -2,8 +2,11 @@
 
 from kfp_vision.components.audit_images import audit_images
 from kfp_vision.components.call_endpoint import call_endpoint
+from kfp_vision.components.check_collected import check_collected
+from kfp_vision.components.check_drift import check_drift
 from kfp_vision.components.check_prediction import check_prediction
 from kfp_vision.components.check_preparation import check_preparation
+from kfp_vision.components.check_review import check_review
 from kfp_vision.components.check_run import check_run
 from kfp_vision.components.check_search import check_search
 from kfp_vision.components.check_serving import check_serving
@@ -30,6 +33,7 @@ from kfp_vision.components.partition_records import partition_records
 from kfp_vision.components.predict_images import predict_images
 from kfp_vision.components.register_model import register_model
 from kfp_vision.components.report_outcome import report_outcome
+from kfp_vision.components.review_images import review_images
 from kfp_vision.components.search_images import search_images
 from kfp_vision.components.split_images import split_images
 from kfp_vision.components.train_classifier import train_classifier
@@ -40,8 +44,11 @@ from kfp_vision.components.write_tfrecords import write_tfrecords
 __all__ = [
     "audit_images",
     "call_endpoint",
+    "check_collected",
+    "check_drift",
     "check_prediction",
     "check_preparation",
+    "check_review",
     "check_run",
     "check_search",
     "check_serving",
@@ -68,6 +75,7 @@ __all__ = [
     "predict_images",
     "register_model",
     "report_outcome",
+    "review_images",
     "search_images",
     "split_images",
     "train_classifier",

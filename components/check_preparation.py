@@ -7,6 +7,7 @@ from kfp_vision.components.container_images import CPU_IMAGE
 def check_preparation(
     images_uri: str,
     leave_out_uri: str,
+    labels_uri: str,
     labels: str,
     task: str,
     check_images: bool,

@@ -9,6 +9,7 @@ from kfp_vision.components.container_images import CPU_IMAGE
 def check_sweep(
     images_uri: str,
     leave_out_uri: str,
+    labels_uri: str,
     labels: str,
     check_images: bool,
     validation_ratio: float,

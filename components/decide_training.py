@@ -9,6 +9,7 @@ from kfp_vision.components.container_images import CPU_IMAGE
 def decide_training(
     images_uri: str,
     leave_out_uri: str,
+    labels_uri: str,
     labels: str,
     recipe: str,
     skip_unchanged: bool,
@@ -23,15 +24,16 @@ def decide_training(
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        labels_uri: list of labels that add or correct images: CSV with path and label, or Label Studio's JSON; empty for none.
         labels: one, or several for images with any number of labels.
         recipe: hash of the fields, from check_run.
         skip_unchanged: compare with the deployed model.
         deploy_to: deployment target: a model repository, or kserve.
         model_name: name of the model.
-        advanced: advanced settings; uses store_wait_seconds and those that begin with service_.
+        advanced: advanced settings; uses store_wait_seconds, collected_uri and those that begin with service_.
 
     Returns:
-        fingerprint: Hash of file names, sizes and times, and of the exclusion list.
+        fingerprint: Hash of file names, sizes and times, and of the lists.
         trained_from: Hash of fingerprint and recipe; the training stores it in the model.
         unchanged: Whether the deployed model has the same hash; always false without skip_unchanged.
     """
@@ -40,7 +42,5 @@ def decide_training(
     from kfp_vision.storage import reading_settings
 
     reading_settings.apply(advanced)
-    settings = deployment_settings(advanced)
-    return deployment_decide_training.decide_training(
-        images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, settings, labels
-    )
+    given = (images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, deployment_settings(advanced))
+    return deployment_decide_training.decide_training(*given, labels, labels_uri, advanced.get("collected_uri", ""))

@@ -8,6 +8,7 @@ def ingest_images(
     fingerprint: str,
     images_uri: str,
     leave_out_uri: str,
+    labels_uri: str,
     labels: str,
     task: str,
     check_images: bool,
@@ -24,6 +25,7 @@ def ingest_images(
         images_uri: folder of class folders, archive of one (also over HTTP), or sample; for detection, images with XML
             annotations.
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
+        labels_uri: list of labels that add or correct images: CSV with path and label, or Label Studio's JSON; empty for none.
         labels: one, or several for images with any number of labels.
         task: classification, or detection with boxes in Pascal VOC XML.
         check_images: stop the run if the data cannot be trained on.
@@ -47,7 +49,7 @@ def ingest_images(
     splits = 1 + (validation_ratio > 0) + (test_ratio > 0)
     parsed = Advanced.parse(advanced)
     made: dict[str, Any] = {"table": Path(images.path), "page": Path(summary.path)}
-    made |= {"leave_out_uri": leave_out_uri, "task": task, "labels": labels}
+    made |= {"leave_out_uri": leave_out_uri, "labels_uri": labels_uri, "task": task, "labels": labels}
     found = ingest.ingest_images(images_uri, check_images=check_images, splits=splits, advanced=parsed, **made)
     images.metadata.update({"pictures": len(found.rows), "classes": len(found.classes), "source": images_uri})
     return found.fingerprint

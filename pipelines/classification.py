@@ -40,7 +40,9 @@ def classify(fields: Mapping[str, Any]) -> None:
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_run(**({"partitions": 1} | dict(fields))))
         selected = given(
-            fields, "images_uri", "leave_out_uri", "labels", "skip_unchanged", "deploy_to", "model_name", "advanced"
+            fields,
+            *("images_uri", "leave_out_uri", "labels_uri", "labels"),
+            *("skip_unchanged", "deploy_to", "model_name", "advanced"),
         )
         decided = equipped(decide_training(recipe=checked.outputs["recipe"], **selected)).outputs
         data = {"task": "classification"} | dict(fields)

@@ -20,6 +20,7 @@ PARALLEL_TRIALS = 4  # each takes gpu_count GPUs
 def hyperparameter_sweep(
     images_uri: str = FLOWERS,
     leave_out_uri: str = "",
+    labels_uri: str = "",
     labels: str = "one",
     check_images: bool = True,
     validation_ratio: float = 0.2,
@@ -57,6 +58,7 @@ def hyperparameter_sweep(
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude, as image_search's audit writes it: CSV with a column path; empty for none.
+        labels_uri: list of labels that add or correct images: CSV with path and label, or Label Studio's JSON; empty for none.
         labels: one, or several for images with any number of labels.
         check_images: stop the run if no classifier can be trained on the data.
         validation_ratio: share of each class to hold out for validation, by which the best trial is chosen.

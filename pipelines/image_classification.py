@@ -14,6 +14,7 @@ FLOWERS = "https://storage.googleapis.com/download.tensorflow.org/example_images
 def image_classification(
     images_uri: str = FLOWERS,
     leave_out_uri: str = "",
+    labels_uri: str = "",
     labels: str = "one",
     check_images: bool = True,
     validation_ratio: float = 0.2,
@@ -52,6 +53,7 @@ def image_classification(
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample.
         leave_out_uri: list of images to exclude, as image_search's audit writes it: CSV with a column path; empty for none.
+        labels_uri: list of labels that add or correct images: CSV with path and label, or Label Studio's JSON; empty for none.
         labels: one, or several for images with any number of labels.
         check_images: stop the run if no classifier can be trained on the data.
         validation_ratio: share of each class to hold out for validation, from 0 to 1.

@@ -46,7 +46,7 @@ def fingerprinted(fields: Mapping[str, Any], after: dsl.PipelineTask) -> Any:
     Returns:
         The fingerprint, an output.
     """
-    data = {"images_uri": fields["images_uri"], "leave_out_uri": fields.get("leave_out_uri", "")}
+    data = {"images_uri": fields["images_uri"]} | {name: fields.get(name, "") for name in ("leave_out_uri", "labels_uri")}
     data |= {"advanced": fields.get("advanced", {}), "labels": fields.get("labels", "one")}
     return equipped(fingerprint_images(**data)).after(after).output
 
@@ -55,8 +55,8 @@ def prepare(fields: Mapping[str, Any], *, fingerprint: Any, advanced: Any, after
     """Adds the stages from the images to the records.
 
     Args:
-        fields: images_uri, leave_out_uri, labels, task, check_images, validation_ratio, test_ratio, images_per_shard and
-            advanced, by name; if partitions is among them, the records are written in partitions.
+        fields: images_uri, leave_out_uri, labels_uri, labels, task, check_images, validation_ratio, test_ratio,
+            images_per_shard and advanced, by name; if partitions is among them, the records are written in partitions.
         fingerprint: fingerprint of the data, an output.
         advanced: the advanced settings that these stages use, an output of the stage that checks the fields.
         after: the stage that checks the fields.
@@ -65,7 +65,7 @@ def prepare(fields: Mapping[str, Any], *, fingerprint: Any, advanced: Any, after
         The label map and the records.
     """
     ratios = {name: fields[name] for name in ("validation_ratio", "test_ratio")}
-    data = {name: fields[name] for name in ("images_uri", "leave_out_uri", "labels", "task", "check_images")}
+    data = {name: fields[name] for name in ("images_uri", "leave_out_uri", "labels_uri", "labels", "task", "check_images")}
     ingested = ingest_images(fingerprint=fingerprint, advanced=advanced, **data, **ratios)
     split = split_images(images=ingested.outputs["images"], labels=fields["labels"], advanced=advanced, **ratios)
     equipped(ingested, split)

@@ -14,6 +14,7 @@ from kfp_vision.preflight import rules
 def prepare_records(
     images_uri: str = FLOWERS,
     leave_out_uri: str = "",
+    labels_uri: str = "",
     labels: str = "one",
     task: str = "classification",
     check_images: bool = True,
@@ -28,6 +29,7 @@ def prepare_records(
     Args:
         images_uri: folder of class folders, archive of one (also over HTTP), or sample; for detection, images with XML.
         leave_out_uri: list of images to exclude, as image_search's audit writes it: CSV with a column path; empty for none.
+        labels_uri: list of labels that add or correct images: CSV with path and label, or Label Studio's JSON; empty for none.
         task: classification, or detection with boxes in Pascal VOC XML.
         labels: one, or several for images with any number of labels.
         check_images: stop the run if the data cannot be trained on.

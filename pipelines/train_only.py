@@ -14,6 +14,7 @@ from kfp_vision.preflight import rules
 OF_THE_DATA = (
     "images_uri",
     "leave_out_uri",
+    "labels_uri",
     "labels",
     "check_images",
     "validation_ratio",

@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 failure, 2 invalid command. An error is one line on std
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
 from kfp_vision.core.advanced import SERVING_ENGINES
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import MAX_NEAREST, ONE, SEVERAL, suggest_name
 from kfp_vision.networks import IMAGENET
 from kfp_vision.preflight import rules
@@ -24,6 +25,7 @@ from kfp_vision.storage import retry
 
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
+LABEL_PORT = 8001
 SERVE_PORT = 8000  # not 8080, to which Kubeflow's page is usually forwarded
 PLACEHOLDER_REMEDY = (
     "No cluster can pull them: build and push your own (make image, make push), and compile with --registry HOST/PATH."
@@ -123,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     _define_serve(add("serve", "serve a model over HTTP, with a web page to drop images on"))
     _define_predict(add("predict", "classify images"))
     _define_search(add("search", "find the most similar images of an index"))
+    _define_review(add("review", "label images on a page, one at a time"))
     _define_rollback(add("rollback", "publish an earlier version of a repository again, as the newest"))
     _define_models(add("models", "list the versions of a repository, show their cards, tag and import them"))
     _define_sample(add("sample", "write the built-in sample images into a folder"))
@@ -175,7 +178,34 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     origins = "origins of pages elsewhere that may call the server, comma-separated, or * (KFP_VISION_CORS_ORIGINS)"
     command.add_argument("--cors-origins", metavar="ORIGINS", help=origins)
     _add_engine(command)
+    _add_collect(command)
     command.set_defaults(command=serve_model)
+
+
+def _add_collect(command: argparse.ArgumentParser) -> None:
+    place = "collect a sample of the answers in this folder or bucket folder (off; KFP_VISION_COLLECT)"
+    command.add_argument("--collect", metavar="URI", help=place)
+    share = "share of the answers to collect (0.1; KFP_VISION_COLLECT_SHARE)"
+    command.add_argument("--collect-share", type=float, metavar="SHARE", help=share)
+    images = "collect the images as well, which may show people (off; KFP_VISION_COLLECT_IMAGES)"
+    command.add_argument("--collect-images", action="store_true", default=None, help=images)
+    days = "days after which what was collected is deleted (30; KFP_VISION_COLLECT_DAYS)"
+    command.add_argument("--collect-days", type=float, metavar="DAYS", help=days)
+    most = "megabytes that the collection may have; the oldest goes first (1000; KFP_VISION_COLLECT_MAX_MB)"
+    command.add_argument("--collect-max-mb", type=float, metavar="MB", help=most)
+
+
+def _define_review(command: argparse.ArgumentParser) -> None:
+    images = "images to label: a folder, an archive, or the table of the pipeline review; local or s3://..."
+    command.add_argument("images", metavar="FOLDER_OR_TABLE", help=images)
+    saved = "list that the answers are saved in as they are given, and labels_uri takes; continued if it exists (%(default)s)"
+    command.add_argument("--labels", type=Path, default=Path("labels.csv"), metavar="FILE", help=saved)
+    classes = "classes to choose from, besides those that the table suggests; on the page, others can be typed"
+    command.add_argument("--classes", default="", metavar="A,B,...", help=classes)
+    command.add_argument("--several", action="store_true", help="an image may have any number of labels")
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to label on a phone in the same network (%(default)s)")
+    command.add_argument("--port", type=int, default=LABEL_PORT, help="0 for a free one (%(default)s)")
+    command.set_defaults(command=label_images)
 
 
 def _define_predict(command: argparse.ArgumentParser) -> None:
@@ -325,6 +355,9 @@ def print_results(result: Mapping[str, Any]) -> None:
         _show_records(result)
     elif "model_dir" in result:
         _show_model(result)
+    elif "chosen" in result:
+        print(f"\nchosen    {result['review']} of {result['pictures']} images: {result['chosen']}")
+        print(f"label     kfp-vision review {shlex.quote(result['chosen'])}")
     elif "index" in result:
         _show_index(result)
     else:
@@ -431,20 +464,42 @@ def train(options: argparse.Namespace) -> None:
     workers.train(recipe.Recipe.from_form(fields | {"preset": preset.to_json()}), *folders, **outputs)
 
 
+def label_images(options: argparse.Namespace) -> None:
+    """Serves a page to label images on.
+
+    Args:
+        options: the parsed command line.
+    """
+    from kfp_vision.review import label_page
+
+    images = label_page.read_images_to_label(options.images)
+    labels = label_page.Labels(options.labels, several=options.several)
+    classes = [name.strip() for name in options.classes.split(",") if name.strip()]
+    page = label_page.LabelPage(images, labels, classes, several=options.several)
+    label_page.serve_label_page(page, options.host, options.port)
+
+
 def serve_model(options: argparse.Namespace) -> None:
     """Serves a model until interrupted: `kfp-vision serve`. A model in a bucket is downloaded first, and updates are followed.
 
     Args:
         options: the parsed command line.
     """
+    from kfp_vision.collection.settings import read_settings
     from kfp_vision.engines import choice
     from kfp_vision.serving import server, sync
 
     if options.engine:
         os.environ[choice.ENGINE_VARIABLE] = options.engine  # for all models of this process
+    collected = (options.collect_share, options.collect_images, options.collect_days, options.collect_max_mb)
+    try:
+        collect = read_settings(options.collect, *collected)
+    except FieldError as error:
+        raise UsageError(error) from error
     with sync.synced_copy(options.model, choice.exports_needed()) as path:
         address = {"host": options.host, "port": options.port, "grpc_port": options.grpc_port}
-        server.serve(path, name=options.name, index=options.index, cors_origins=options.cors_origins, **address)
+        shared = {"cors_origins": options.cors_origins, "collect": collect}
+        server.serve(path, name=options.name, index=options.index, **shared, **address)
 
 
 def predict(options: argparse.Namespace) -> int:

@@ -30,11 +30,13 @@ from kfp_vision.storage.uris import SAMPLE, absolute_uri, scheme_of, split_membe
 READ_FIELDS = (
     "images_uri",
     "leave_out_uri",
+    "labels_uri",
     "records_uri",
     "model_uri",
     "checkpoint_uri",
     "index_uri",
     "queries_uri",
+    "collected_uri",
     "test_image_uri",
     "predict_uri",
 )

@@ -129,7 +129,8 @@ def is_unchanged(values: Mapping[str, Any], recipe: str) -> bool:
         return False
     from kfp_vision.deployment import decide_training  # needs packages that the plain install lacks
 
-    inputs = {name: values[name] for name in ("images_uri", "leave_out_uri", "skip_unchanged", "deploy_to", "model_name")}
+    names = ("images_uri", "leave_out_uri", "labels_uri", "labels", "skip_unchanged", "deploy_to", "model_name")
+    inputs = {name: values[name] for name in names}
     return decide_training.decide_training(
         **inputs, recipe=recipe, settings=advanced.deployment_settings(values["advanced"])
     ).unchanged

@@ -209,6 +209,8 @@ class Advanced:
         max_side: longest side in pixels that images are shrunk to; 0 for no limit.
         name_encoding: encoding of the names in an archive that does not say it, such as `gbk`; empty to find it.
         store_wait_seconds: seconds to wait for a store that is unreachable or busy.
+        collected_uri: folder that the server of the deployed model collects its answers in: with `skip_unchanged`, a drift that
+            `drift_detection` finds there trains again; empty for none.
         versions_kept: versions that a model repository keeps; 0 for all, and never fewer than the newest and the one before.
         engine: what computes the model's answers wherever it is loaded: OpenVINO, in bfloat16 where the processor is fast at
             it; OpenVINO in float32; or TensorFlow. `auto` takes OpenVINO without a GPU, and TensorFlow with one.
@@ -303,6 +305,7 @@ class Advanced:
     max_side: int = 0
     name_encoding: str = ""
     store_wait_seconds: float = STORE_WAIT_SECONDS
+    collected_uri: str = ""
     # deployment
     versions_kept: int = 10
     engine: str = "auto"

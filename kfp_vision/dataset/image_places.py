@@ -31,7 +31,7 @@ class ImagePlaces:
         """
         self.found: list[tuple[str, str]] = []
         self._listing = uris.absolute_uri(listing)
-        self._wanted = {_last(path).casefold() for entry in entries for path in _spellings(entry.name)}
+        self._wanted = {_last(path).casefold() for entry in entries for path in spellings(entry.name)}
 
     def settle_ids(self, entries: list[ImportEntry]) -> list[ImportEntry]:
         """Sets the URIs of the images that are named by an id, without the ending of a file, with backslashes, or as uploads.
@@ -90,7 +90,7 @@ class ImagePlaces:
 
         If there is none, upper and lower case do not count: `1.JPG` is `1.jpg` on the machine where many lists were written.
         """
-        return next((found for path in _spellings(name) if (found := self._named(name, path))), [])
+        return next((found for path in spellings(name) if (found := self._named(name, path))), [])
 
     def _named(self, name: str, path: str) -> list[tuple[str, str]]:
         files = self._files.get(_last(path).casefold(), [])
@@ -117,6 +117,16 @@ class ImagePlaces:
         return files
 
 
+def spellings(name: str) -> list[str]:
+    """Returns the paths that a name may stand for: as it is, and without what Label Studio put before it.
+
+    Args:
+        name: of an image in an import file.
+    """
+    path = _with_slashes(name)
+    return list(dict.fromkeys((path, UPLOAD_PREFIX.sub("", path))))
+
+
 def _is_doubtful(entry: ImportEntry) -> bool:
     is_remote = bool(uris.scheme_of(entry.uri))
     is_uploaded = UPLOAD_PREFIX.search(entry.name) is not None
@@ -133,12 +143,6 @@ def _folder(listing: str) -> str:
 
 def _with_slashes(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./")
-
-
-def _spellings(name: str) -> list[str]:
-    """Returns the paths that a name may stand for: as it is, and without what Label Studio put before it."""
-    path = _with_slashes(name)
-    return list(dict.fromkeys((path, UPLOAD_PREFIX.sub("", path))))
 
 
 def _last(path: str) -> str:

@@ -143,7 +143,7 @@ def read_import_file(uri: str, labels: LabelRule = ONE_LABEL) -> ImportFile:
     entries, wrong = [], parsed.wrong
     for line in parsed.lines:
         try:
-            place, split = _resolve(plain_path(line.name), uri), _parse_split(line.ml_use)
+            place, split = resolve(plain_path(line.name), uri), _parse_split(line.ml_use)
             entries.append(ImportEntry(plain_path(line.name), place, line.label, split, line.number, line.is_negative))
         except InvalidLine as fault:
             wrong.append((line.number, str(fault)))
@@ -273,7 +273,16 @@ def _pad_labels(entries: list[ImportEntry]) -> list[ImportEntry]:
     return [replace(entry, label=label) for entry, label in zip(entries, padded, strict=True)]
 
 
-def _resolve(name: str, listing: str) -> str:
+def resolve(name: str, listing: str) -> str:
+    """Returns the absolute URI of an image that a list names.
+
+    Args:
+        name: a URI, or a path that counts from the folder of the list.
+        listing: absolute URI of the list.
+
+    Raises:
+        InvalidLine: the name is empty, or cannot be resolved.
+    """
     if not name:
         raise InvalidLine("no URI")
     if WINDOWS_PATH.match(name):

@@ -8,8 +8,9 @@ from typing import Protocol
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.core.values import ONE, SEVERAL, check_choices
-from kfp_vision.dataset import exclusions, image_files, rare_classes, several_labels, table_checks
+from kfp_vision.dataset import corrections, exclusions, image_files, rare_classes, several_labels, table_checks
 from kfp_vision.dataset.content_ids import map_concurrently
+from kfp_vision.dataset.import_lines import LabelRule
 from kfp_vision.dataset.scan import scan_images
 from kfp_vision.dataset.table import (
     CLASSIFICATION,
@@ -73,6 +74,7 @@ def ingest_images(
     task: str = CLASSIFICATION,
     labels: str = ONE,
     leave_out_uri: str = "",
+    labels_uri: str = "",
     advanced: Advanced = DEFAULT_ADVANCED,
 ) -> Catalog:
     """Finds the images at a URI, and writes a table of them and a page about them.
@@ -87,6 +89,8 @@ def ingest_images(
         task: `classification` or `detection`.
         labels: `one` or `several` labels of an image.
         leave_out_uri: an exclusion list, as `import_files` reads it; empty for none.
+        labels_uri: a list of labels, as `corrections` reads it, for classification; empty for none. An image that is in both
+            lists is excluded.
         advanced: settings of the data.
 
     Returns:
@@ -94,7 +98,7 @@ def ingest_images(
 
     Raises:
         InputError: labels is neither, there is nothing at the URI, it is not clear which folders are classes, the data cannot
-            be trained on, or the exclusion list cannot be read or matches no image.
+            be trained on, or one of the lists cannot be read or matches no image.
 
     Example:
         outputs = {"table": Path("images.csv"), "page": Path("summary.html")}
@@ -108,6 +112,9 @@ def ingest_images(
     steps = tasks[task]
     images_uri, leave_out_uri = uris.from_field(images_uri), uris.from_field(leave_out_uri)
     found = steps.find_images(images_uri, advanced, labels)
+    labels_uri = uris.from_field(labels_uri)
+    rule = LabelRule.of_fields(labels, advanced.label_separator)
+    changes = corrections.apply_labels(found, labels_uri, rule) if labels_uri else []
     unmatched = exclude_images(found, leave_out_uri) if leave_out_uri else []
     if leave_out_uri:
         steps.update_labels(found)
@@ -134,7 +141,7 @@ def ingest_images(
         total_bytes=sum(row.bytes for row in found.rows),
         skipped=found.skipped,
         skipped_names=found.skipped.names,
-        notes=[*unmatched, *notes, *image_files.format_notes(found)],
+        notes=[*changes, *unmatched, *notes, *image_files.format_notes(found)],
         splits=splits_in_data,
         samples=_samples(found, steps.make_sample),
     )

@@ -93,10 +93,12 @@ def plain_path(name: str) -> str:
         name: such as `/data/upload/1/0f9e8d7c-rose.jpg` or `/data/local-files/?d=photos/rose.jpg`.
 
     Returns:
-        Such as `0f9e8d7c-rose.jpg` or `photos/rose.jpg`; any other name, and that of a file that is there, as it is.
+        Such as `0f9e8d7c-rose.jpg` or `photos/rose.jpg`, the latter from the root if the file is there; any other name, and
+        that of a file that is there, as it is.
     """
     if name.startswith(LOCAL_FILES):
-        return parse_qs(urlsplit(name).query).get("d", [name])[0]
+        path = parse_qs(urlsplit(name).query).get("d", [name])[0]
+        return f"/{path}" if not path.startswith("/") and Path(f"/{path}").is_file() else path
     return name.rpartition("/")[2] if name.startswith(UPLOADS) and not Path(name).exists() else name
 
 

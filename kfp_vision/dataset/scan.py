@@ -7,7 +7,7 @@ from dataclasses import replace
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import ONE, SEVERAL
-from kfp_vision.dataset import class_folders, exclusions, image_files, import_files, packed, scan_import_file
+from kfp_vision.dataset import class_folders, corrections, exclusions, image_files, import_files, packed, scan_import_file
 from kfp_vision.dataset.content_ids import complete_content_ids
 from kfp_vision.dataset.import_lines import LabelRule
 from kfp_vision.dataset.table import MAX_NAMED, Catalog, ImageRow, folder_of, is_unwritable, join_labels, md5_hex
@@ -70,7 +70,7 @@ def check_sample(images_uri: str, labels: str) -> None:
         raise InputError(rule, f"labels={ONE}", f"Set labels to {SEVERAL}, or images_uri to {uris.SAMPLE}.")
 
 
-def fingerprint_images(images_uri: str, leave_out_uri: str = "", labels: str = ONE) -> str:
+def fingerprint_images(images_uri: str, leave_out_uri: str = "", labels: str = ONE, labels_uri: str = "") -> str:
     """Computes a hash of the data at a URI from listings (names, sizes, versions), without downloading images.
 
     Args:
@@ -78,17 +78,25 @@ def fingerprint_images(images_uri: str, leave_out_uri: str = "", labels: str = O
         leave_out_uri: an exclusion list to include; empty for none. The order of its lines and its other columns do not matter,
             and an empty list equals none.
         labels: `one` or `several` labels of an image; of an import file, images with several can be told only with the latter.
+        labels_uri: a list of labels to include, with the images that it adds; empty for none. An empty list equals none.
 
     Returns:
         A SHA-256 in hex.
 
     Raises:
-        InputError: there is nothing at the URI, or an import file or exclusion list has an invalid line.
+        InputError: there is nothing at the URI, or an import file, exclusion list or list of labels has an invalid line.
     """
     source = _fingerprint_source(sample_uri(uris.from_field(images_uri), labels), labels)
     leave_out_uri = uris.from_field(leave_out_uri)
     excluded = exclusions.read_exclusions(leave_out_uri) if leave_out_uri else []
-    return hashlib.sha256("\n".join([source, *sorted(excluded)]).encode()).hexdigest() if excluded else source
+    data = _hash_facts([source, *sorted(excluded)]) if excluded else source
+    labels_uri = uris.from_field(labels_uri)
+    given = corrections.label_facts(labels_uri, LabelRule.of_fields(labels)) if labels_uri else []
+    return _hash_facts([data, "labels", *given]) if given else data
+
+
+def _hash_facts(facts: list[str]) -> str:
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 def _fingerprint_source(images_uri: str, labels: str) -> str:
@@ -96,7 +104,8 @@ def _fingerprint_source(images_uri: str, labels: str) -> str:
     if not import_files.is_import_file(images_uri):
         return listing
     digest = hashlib.sha256(listing.encode())
-    for version in scan_import_file.image_versions(images_uri, LabelRule.of_fields(labels)):
+    entries = import_files.read_import_file(images_uri, LabelRule.of_fields(labels)).entries
+    for version in scan_import_file.image_versions(images_uri, entries):
         digest.update(f"{version}\n".encode())
     return digest.hexdigest()
 

@@ -64,9 +64,8 @@ def scan_import_file(
             found.skipped.add(NO_LABEL, _named(entry))
     if labels.several:
         entries = _join_lines(entries)
-    with reading.Reader() as reader:
-        places = ImagePlaces(images_uri, entries)
-        looked = _look_up(places, entries, partial(_read_entry, images_uri, reader))
+    places = ImagePlaces(images_uri, entries)
+    looked = _read_all(images_uri, places, entries)
     missing = [entry for entry, row in looked if row is None]
     _check_missing(images_uri, missing, len(entries), max_missing_ratio)
     for entry in missing:
@@ -76,6 +75,27 @@ def scan_import_file(
         found.notes.append(f"{len(places.found)} images of the import file were found by name, such as {name} at {place}.")
     found.rows = complete_content_ids([row for _, row in looked if row])
     return found
+
+
+def read_entries(listing: str, entries: list[ImportEntry]) -> list[ImageRow | None]:
+    """Reads the images of entries: where they are named, and if most are not there, below the folder of the import file.
+
+    Args:
+        listing: URI of the import file.
+        entries: of the import file.
+
+    Returns:
+        The row of each, which may lack a content id; None if the image does not exist.
+
+    Raises:
+        InputError: an image exists and cannot be read.
+    """
+    return [row for _, row in _read_all(listing, ImagePlaces(listing, entries), entries)]
+
+
+def _read_all(listing: str, places: ImagePlaces, entries: list[ImportEntry]) -> list[tuple[ImportEntry, ImageRow | None]]:
+    with reading.Reader() as reader:
+        return _look_up(places, entries, partial(_read_entry, listing, reader))
 
 
 def _join_lines(entries: list[ImportEntry]) -> list[ImportEntry]:
@@ -90,17 +110,13 @@ def _join_lines(entries: list[ImportEntry]) -> list[ImportEntry]:
     return list(joined.values())
 
 
-def image_versions(images_uri: str, labels: LabelRule = ONE_LABEL) -> Iterator[str]:
+def image_versions(images_uri: str, entries: list[ImportEntry]) -> Iterator[str]:
     """Yields what changes when an image of an import file does, without reading it.
 
     Args:
         images_uri: of the file.
-        labels: how labels are read.
-
-    Raises:
-        InputError: lines are invalid.
+        entries: of the file.
     """
-    entries = import_files.read_import_file(images_uri, labels).entries
     describe = lru_cache(DESCRIBED_FILES)(_describe_version)
     places = ImagePlaces(images_uri, entries)
     looked = _look_up(places, entries, lambda entry: describe(uris.split_member(entry.uri)[0]))

@@ -13,7 +13,7 @@ from kfp_vision.prediction.classifier import Answer
 from kfp_vision.prediction.client import ServingClient
 from kfp_vision.reports import results
 from kfp_vision.repository import bucket_repository, papers, publish
-from kfp_vision.repository.version import Version, exported_version
+from kfp_vision.repository.version import Version, exported_version, fetch_version
 from kfp_vision.serving import server
 from kfp_vision.storage import atomic, base, uris, writing
 
@@ -46,6 +46,21 @@ class Target(Protocol):
 
         Returns:
             Whether it was.
+
+        Raises:
+            InputError: an error of the store or the cluster.
+        """
+
+    def serves(self, fingerprint: str, model_name: str, settings: Mapping[str, Any]) -> bool:
+        """Checks whether the deployed model is a certain version.
+
+        Args:
+            fingerprint: the version's.
+            model_name: the model's name.
+            settings: what `advanced.deployment_settings` returns.
+
+        Returns:
+            Whether it is.
 
         Raises:
             InputError: an error of the store or the cluster.
@@ -105,6 +120,11 @@ class _Repository:
         """Checks the newest version."""
         return publish.is_trained_from(uris.absolute_uri(self._uri), trained_from)
 
+    def serves(self, fingerprint: str, model_name: str, settings: Mapping[str, Any]) -> bool:
+        """Checks the newest version, which is downloaded from a bucket for it."""
+        with atomic.temporary_folder() as scratch:
+            return fetch_version(self._uri, scratch / "model").fingerprint == fingerprint
+
     def deploy(self, version: Version, model_uri: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Publishes the model as the newest version."""
         place = uris.absolute_uri(self._uri)
@@ -137,6 +157,12 @@ class _KServe:
         from kfp_vision.deployment import kserve
 
         return kserve.is_deployed_from(model_name, trained_from, settings)
+
+    def serves(self, fingerprint: str, model_name: str, settings: Mapping[str, Any]) -> bool:
+        """Checks the InferenceService."""
+        from kfp_vision.deployment import kserve
+
+        return kserve.serves(model_name, fingerprint, settings)
 
     def deploy(self, version: Version, model_uri: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Creates or updates the InferenceService, and waits until the new model answers."""

@@ -198,6 +198,24 @@ def is_deployed_from(model_name: str, trained_from: str, settings: Mapping[str, 
     return service is not None and rollout.has_annotations(service, wanted) and cluster.is_ready(service)
 
 
+def serves(model_name: str, fingerprint: str, settings: Mapping[str, Any]) -> bool:
+    """Checks whether the InferenceService is of a certain version of the model.
+
+    Args:
+        model_name: the model's name.
+        fingerprint: the version's.
+        settings: what `advanced.deployment_settings` returns.
+
+    Returns:
+        Whether it is.
+
+    Raises:
+        InputError: an error of the cluster.
+    """
+    service = Cluster(settings["service_namespace"]).find(model_name)
+    return service is not None and rollout.has_annotations(service, {FINGERPRINT_ANNOTATION: fingerprint})
+
+
 def request_url(endpoint: Mapping[str, Any]) -> str:
     """Returns the model's URL, as reachable from this process, of the endpoint that `deploy` returned."""
     return f"{endpoint['address' if is_in_cluster() else 'url'].rstrip('/')}/v1/models/{endpoint['name']}"

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kfp_vision.core import hardware, threads
@@ -31,6 +31,7 @@ class Prediction:
         known_score: How much it is like them, about 0 for typical images and less for others; None if the model does not tell.
         named: Labels of the image, the most probable first, where images have several; None from a model of one label.
         named_scores: Their probabilities, in the same order; empty if a server does not tell them.
+        embedding: Of the image, float32 (width,), from a `Classifier` that keeps them; else None.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Prediction:
     known_score: float | None = None
     named: Sequence[str] | None = None
     named_scores: Sequence[float] = ()
+    embedding: "npt.NDArray[np.float32] | None" = field(default=None, compare=False, repr=False)
 
     @property
     def score(self) -> float:
@@ -115,6 +117,7 @@ class Classifier:
         version: The exported model with its metadata.
         max_pixels: Larger images are rejected.
         engine: What computes; see `engines.choice.load_engine`.
+        keep_embeddings: Whether predictions get the embedding of their image, if the engine has both in one pass.
 
     Attributes:
         labels: Labels of the classes, in the order of their numbers.
@@ -132,12 +135,13 @@ class Classifier:
         print(answer if isinstance(answer, Rejected) else f"{answer.label}: {answer.score:.3f}")
     """
 
-    def __init__(self, version: Version, max_pixels: int = MAX_PIXELS, engine: str = ""):
+    def __init__(self, version: Version, max_pixels: int = MAX_PIXELS, engine: str = "", *, keep_embeddings: bool = False):
         self.labels, self.thresholds, self.max_pixels = version.labels, version.thresholds, max_pixels
         self.engine = load_engine(version, engine)
         self.novelty = load_novelty(version) if self.engine.has_both_in_one_pass else None
+        self._keeps_embeddings = keep_embeddings and self.engine.has_both_in_one_pass
         try:
-            scores, _ = self._compute([self.engine.prepare(_grey(), max_pixels)])
+            scores, _, _ = self._compute([self.engine.prepare(_grey(), max_pixels)])
         except Exception as error:  # engines raise many types for files that are not a model
             raise does_not_load(version.folder, error) from None
         if scores.shape != (1, len(self.labels)):
@@ -215,13 +219,16 @@ class Classifier:
         if not prepared:
             return []
         try:
-            scores, known_scores = self._compute(prepared)
+            scores, known_scores, embeddings = self._compute(prepared)
         except Rejected as reason:  # TensorFlow is stricter than Pillow, and its error does not name the image
             if len(prepared) == 1:
                 return [reason]
             middle = len(prepared) // 2
             return self.classify_prepared(prepared[:middle]) + self.classify_prepared(prepared[middle:])
-        return [self.predict(*pair) for pair in zip(scores, known_scores, strict=True)]
+        predictions = [self.predict(*pair) for pair in zip(scores, known_scores, strict=True)]
+        if embeddings is None:
+            return list(predictions)
+        return [replace(one, embedding=row) for one, row in zip(predictions, embeddings, strict=True)]
 
     def look(self, image: bytes) -> Sight | Rejected:
         """Checks, decodes and crops an image for `explanation.explain_seen`; may be called in several threads at a time.
@@ -258,12 +265,14 @@ class Classifier:
         known = None if self.novelty is None or known_score is None else bool(known_score >= self.novelty.threshold)
         return make_prediction(self.labels, self.thresholds, scores, known, known_score)
 
-    def _compute(self, prepared: Sequence[Any]) -> "tuple[npt.NDArray[np.float32], Sequence[float | None]]":
-        """Returns probabilities and known scores."""
-        if self.novelty is None:
-            return self.engine.scores(prepared), [None] * len(prepared)
+    def _compute(
+        self, prepared: Sequence[Any]
+    ) -> "tuple[npt.NDArray[np.float32], Sequence[float | None], npt.NDArray[np.float32] | None]":
+        """Returns probabilities, known scores, and the embeddings if they are kept."""
+        if self.novelty is None and not self._keeps_embeddings:
+            return self.engine.scores(prepared), [None] * len(prepared), None
         scores, embeddings = self.engine.scores_and_embeddings(prepared)
-        return scores, self.known_scores(embeddings)
+        return scores, self.known_scores(embeddings), embeddings if self._keeps_embeddings else None
 
     def _prepare(self, images: Sequence[bytes]) -> Iterator[Any | Rejected]:
         return threads.ordered_map(self.prepare, images, workers=hardware.cores(), limit=max(len(images), 1))

@@ -25,6 +25,7 @@ from kfp_vision.engines import openvino_conversion
 from kfp_vision.engines.engine import OPENVINO_FILE, OPENVINO_HEAD_FILE
 from kfp_vision.networks import Network, decoding, find_feature_map, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
+from kfp_vision.prediction.held_out import HELD_OUT_FILE, HeldOut
 from kfp_vision.prediction.novelty import NOVELTY_FILE, Novelty
 from kfp_vision.repository.version import HISTORY_FILE, VERSION_FILE, exported_version
 
@@ -40,6 +41,7 @@ def write_model(
     shape: Mapping[str, Any],
     history: list[dict[str, float]],
     novelty: Novelty | None = None,
+    held_out: HeldOut | None = None,
 ) -> None:
     """Writes the model folder.
 
@@ -54,6 +56,7 @@ def write_model(
         shape: options of `network.build` that determine the shapes: image_size, depth_multiplier.
         history: rows of the learning curves; written to `training.json`.
         novelty: what tells known images from others; None for a model that does not tell.
+        held_out: validation images, with which images in use are compared; None for a model that keeps none.
     """
     folder.mkdir()
     stock = rebuild_in_stock_layers(trained, network, len(labels), shape)
@@ -73,6 +76,8 @@ def write_model(
     (version / VERSION_FILE).write_text(metadata, encoding="utf-8")
     if novelty:
         novelty.save(version / NOVELTY_FILE)
+    if held_out:
+        held_out.save(version / HELD_OUT_FILE)
 
 
 def write_backbone(folder: Path, network: Network, checkpoint_uri: str) -> None:

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Novelty:
-    """What is stored of the training images: their embeddings, after `_spread`, and how these vary within the classes.
+    """What is stored of the training images: their embeddings, after `spread`, and how these vary within the classes.
 
     Attributes:
         references: embeddings, sorted by class, float32 (images, width); the file has them in float16.
@@ -59,7 +59,7 @@ class Novelty:
         Returns:
             float32 (images, classes), in standard deviations: 0 for the class of a typical known image, less for less.
         """
-        rows = _spread(embeddings)
+        rows = spread(embeddings)
         parts = (self._nearness(rows), self._cosines(rows))
         scaled = [(part - mean) / deviation for part, (mean, deviation) in zip(parts, self.typical, strict=True)]
         likeness: Floats = (scaled[0] + scaled[1]) / 2
@@ -158,7 +158,7 @@ def fit_novelty(
         The fitted parameters.
     """
     order = np.argsort(labels[:MAX_REFERENCES], kind="stable")
-    rows, labels = _spread(embeddings[order].astype(np.float32)), labels[order]
+    rows, labels = spread(embeddings[order].astype(np.float32)), labels[order]
     counts = np.bincount(labels, minlength=classes)
     means = np.zeros((classes, rows.shape[1]), np.float32)
     np.add.at(means, labels, rows)
@@ -176,8 +176,8 @@ def fit_novelty(
         threshold=np.zeros((), np.float32),
     )
     held_out = validation.astype(np.float32)
-    spread = _spread(held_out)
-    best = [part.max(1) for part in (found._nearness(spread), found._cosines(spread))]
+    validated = spread(held_out)
+    best = [part.max(1) for part in (found._nearness(validated), found._cosines(validated))]
     typical = np.array([[part.mean(), max(part.std(), 1e-3)] for part in best], np.float32)
     found = replace(found, typical=typical)
     threshold = np.quantile(found.known_scores(held_out), 1 - known_share, method="lower")
@@ -211,6 +211,18 @@ def load_novelty(version: Version) -> Novelty | None:
         raise DamagedError(rule, f"{file} ({error})", remedy) from None
 
 
+def spread(embeddings: Floats) -> Floats:
+    """Takes the root of each number, which keeps its sign, so that a few large ones do not decide alone.
+
+    Args:
+        embeddings: of any length, float32 (images, width).
+
+    Returns:
+        Rows of length 1, float32 (images, width).
+    """
+    return _normalized(np.sign(embeddings) * np.sqrt(np.abs(embeddings)))
+
+
 def _within_classes(centred: Floats) -> tuple[Floats, Floats]:
     """Returns the principal directions of embeddings around the means of their classes, and the weight of each."""
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -220,11 +232,6 @@ def _within_classes(centred: Floats) -> tuple[Floats, Floats]:
     others = SHRINKAGE * variances.sum() / width + (1 - SHRINKAGE) * variances[stored:].sum() / max(1, width - stored)
     weights = others / np.maximum(shrunk[:stored], 1e-12)
     return directions[:stored].astype(np.float32), np.minimum(weights, 1).astype(np.float32)
-
-
-def _spread(embeddings: Floats) -> Floats:
-    """Takes the root of each number, which keeps its sign, so that a few large ones do not decide alone; returns length 1."""
-    return _normalized(np.sign(embeddings) * np.sqrt(np.abs(embeddings)))
 
 
 def _normalized(rows: Floats) -> Floats:

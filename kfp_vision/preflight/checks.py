@@ -25,6 +25,7 @@ CHECKED_VARIABLE = "KFP_VISION_CHECKED"
 FIELDS_NOT_IN_RECIPE = (
     "recipe",  # what it sets is in the other fields
     "leave_out_uri",  # the fingerprint of the data covers the exclusions, wherever the list is stored
+    "labels_uri",  # as above
     "check_images",
     "partitions",
     "log_uri",
@@ -56,6 +57,7 @@ ADVANCED_NOT_IN_RECIPE = (
     "cache_pictures",
     "max_refused_ratio",
     "store_wait_seconds",
+    "collected_uri",
 )
 # Defaults of fields that are younger than the hashes of deployed models.
 LATER_FIELDS = {"labels": ONE}
@@ -226,6 +228,51 @@ def check_prediction(form: Mapping[str, Any]) -> None:
     batch.check_images_uri(form["predict_uri"], "predict_uri")
 
 
+def check_collected(form: Mapping[str, Any]) -> None:
+    """Checks a run of `drift_detection`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
+    rules.check_drift_values(form)
+    if was_checked:
+        return
+    from kfp_vision.collection import collected
+    from kfp_vision.repository import version  # as in _check_images
+
+    version.check_model_uri(form["model_uri"], "model_uri")
+    collected.check_collection(form["collected_uri"], "collected_uri")
+
+
+def check_review(form: Mapping[str, Any]) -> None:
+    """Checks a run of `review`; see `check_run`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    was_checked, form = _was_checked(form), rules.read_uris(form)
+    rules.check_review_values(form)
+    if was_checked:
+        return
+    from kfp_vision.prediction import batch
+    from kfp_vision.repository import version
+    from kfp_vision.storage import reading  # as in _check_images
+
+    version.check_model_uri(form["model_uri"], "model_uri")
+    if form["images_uri"]:
+        batch.check_images_uri(form["images_uri"], "images_uri")
+    for name in ("collected_uri", "labels_uri"):
+        if form[name]:
+            reading.check_exists(form[name], name)
+
+
 def check_search(form: Mapping[str, Any]) -> None:
     """Checks a run of `image_search`; see `check_run`.
 
@@ -297,18 +344,21 @@ def _was_checked(form: Mapping[str, Any]) -> bool:
 
 def _check_images(form: Mapping[str, Any]) -> None:
     # Imported here, so that composing and compiling pipelines does not need the packages that read images.
-    from kfp_vision.dataset import exclusions, import_files, scan
+    from kfp_vision.dataset import corrections, exclusions, import_files, scan
     from kfp_vision.dataset.import_lines import LabelRule
     from kfp_vision.storage import reading
 
     reading.check_exists(form["images_uri"], "images_uri")
     scan.check_sample(form["images_uri"], form["labels"])
+    rule = LabelRule.of_fields(form["labels"], form["advanced"].get("label_separator", ""))
     if import_files.is_import_file(form["images_uri"]):
-        rule = LabelRule.of_fields(form["labels"], form["advanced"].get("label_separator", ""))
         import_files.read_import_file(form["images_uri"], rule)
     if form["leave_out_uri"]:
         reading.check_exists(form["leave_out_uri"], "leave_out_uri")
         exclusions.read_exclusions(form["leave_out_uri"])
+    if form["labels_uri"]:
+        reading.check_exists(form["labels_uri"], "labels_uri")
+        corrections.read_labels(form["labels_uri"], rule)
 
 
 def _check_surroundings(form: Mapping[str, Any], advanced: Advanced) -> None:
@@ -376,7 +426,16 @@ def _recipe(form: Mapping[str, Any], advanced: Advanced) -> str:
 # By the name of a pipeline's first stage.
 CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     check.__name__: check
-    for check in (check_run, check_training, check_sweep, check_preparation, check_prediction, check_search)
+    for check in (
+        check_run,
+        check_training,
+        check_sweep,
+        check_preparation,
+        check_prediction,
+        check_search,
+        check_review,
+        check_collected,
+    )
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow needs much memory, and logs while it starts

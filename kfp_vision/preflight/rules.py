@@ -59,7 +59,9 @@ SWEEP_EXAMPLES = {
 URI_FIELDS = (
     "images_uri",
     "leave_out_uri",
+    "labels_uri",
     "records_uri",
+    "collected_uri",
     "checkpoint_uri",
     "test_image_uri",
     "predict_uri",
@@ -194,6 +196,9 @@ def check_preparation_values(form: Mapping[str, Any]) -> Advanced:
         if form["labels"] != ONE:
             rule = f"labels must be {ONE} unless task=classification"
             raise InputError(rule, form["labels"], "Set it to one: annotations hold any number of boxes.")
+        if form["labels_uri"]:
+            rule = "labels_uri must be empty unless task=classification"
+            raise InputError(rule, form["labels_uri"], "Clear it, and correct the XML files: boxes have labels of their own.")
         for name in ("class_folder", "min_images_per_class"):
             if name in advanced.changed():
                 rule = f"{name} of advanced must be left out unless task=classification"
@@ -214,6 +219,38 @@ def check_prediction_values(form: Mapping[str, Any]) -> None:
     check_set("predict_uri", form["predict_uri"], "Give a folder.")
     check_type("all_scores", form["all_scores"], bool, "true")
     _check_partitions(form["partitions"])
+
+
+def check_drift_values(form: Mapping[str, Any]) -> None:
+    """Checks the values of the form of `drift_detection`; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    check_set("model_uri", form["model_uri"], "Give the model repository that is served, or the model folder of a run.")
+    check_set("collected_uri", form["collected_uri"], "Give the folder that the server collects in (--collect).")
+    check_number("days", form["days"], 1, 3651, "a whole number from 1 to 3650", "7", whole=True)
+
+
+def check_review_values(form: Mapping[str, Any]) -> None:
+    """Checks the values of the form of `review`; see `check_values`.
+
+    Args:
+        form: every field, by name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    for name in ("images_uri", "collected_uri", "labels_uri"):
+        check_type(name, form[name], str, '"somewhere"')
+    check_set("model_uri", form["model_uri"], "Give the model folder of a run, or a model repository.")
+    if bool(form["images_uri"]) == bool(form["collected_uri"]):
+        value = "both" if form["images_uri"] else "neither"
+        raise InputError("either images_uri or collected_uri must be set", value, "Give a folder of images, or a collection.")
+    check_number("review_images", form["review_images"], 1, math.inf, "a whole number above 0", "100", whole=True)
 
 
 def check_search_values(form: Mapping[str, Any]) -> None:
@@ -318,7 +355,8 @@ def _check_data(form: Mapping[str, Any]) -> Advanced:
     check_number("images_per_shard", form["images_per_shard"], 1, math.inf, "a whole number above 0", "1000", whole=True)
     _check_partitions(form.get("partitions", 1))
     check_type("check_images", form["check_images"], bool, "true")
-    check_type("leave_out_uri", form["leave_out_uri"], str, '"somewhere"')
+    for name in ("leave_out_uri", "labels_uri"):
+        check_type(name, form[name], str, '"somewhere"')
     advanced = Advanced.parse(form["advanced"])
     if advanced.label_separator and form["labels"] != SEVERAL:
         rule = f"label_separator of advanced must be left out unless labels={SEVERAL}"

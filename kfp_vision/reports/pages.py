@@ -395,6 +395,28 @@ def write_search_page(path: Path, *, queries: Sequence[tuple[str, str, Sequence[
     _publish(path, render("search", queries=queries, total=total, images=images))
 
 
+def write_drift_page(
+    path: Path,
+    *,
+    drift: Mapping[str, Any],
+    words: str,
+    days: int,
+    seen: int,
+    images: Sequence[tuple[Any, thumbnails.Thumbnail | None]],
+) -> None:
+    """Writes the page of a check for drift.
+
+    Args:
+        path: the page; an existing one is replaced atomically.
+        drift: the result, see `collection.drift.Drift`.
+        words: the result in a line.
+        days: that were looked back.
+        seen: number of answers of these days; some of them were drawn.
+        images: collected answers, those first whose images are most unlike, each with its thumbnail if the image was kept.
+    """
+    _publish(path, render("drift", drift=drift, words=words, days=days, seen=seen, images=images))
+
+
 def write_audit_page(
     path: Path,
     *,
@@ -434,6 +456,26 @@ def write_audit_page(
         ],
     )
     _publish(path, page)
+
+
+def write_review_page(
+    path: Path,
+    *,
+    counts: Mapping[str, int],
+    chosen: Sequence[tuple[Any, thumbnails.Thumbnail]],
+    model: str,
+    interface: str,
+) -> None:
+    """Writes the page of a review: the images that are most worth a label.
+
+    Args:
+        path: the page; an existing one is replaced atomically.
+        counts: pictures, chosen and unreadable.
+        chosen: the first images (`review.review.ReviewedImage`) with their thumbnails.
+        model: name of the model.
+        interface: the labelling interface for Label Studio.
+    """
+    _publish(path, render("review", counts=counts, chosen=chosen, model=model, interface=interface))
 
 
 # Rendering

@@ -24,11 +24,13 @@ class DrainingServer(uvicorn.Server):
     Args:
         config: uvicorn's configuration.
         on_shutdown: called when the shutdown begins, to turn the server unready.
+        on_answered: called once all requests are answered. What comes after `run` may never be: uvicorn ends it with the signal
+            that it received.
     """
 
-    def __init__(self, config: uvicorn.Config, on_shutdown: Callable[[], None]):
+    def __init__(self, config: uvicorn.Config, on_shutdown: Callable[[], None], on_answered: Callable[[], None]):
         super().__init__(config)
-        self._on_shutdown = on_shutdown
+        self._on_shutdown, self._on_answered = on_shutdown, on_answered
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains the connections, then shuts uvicorn down.
@@ -44,6 +46,7 @@ class DrainingServer(uvicorn.Server):
         # A connection that was just accepted may not have sent its request yet.
         await self._wait_until(lambda: all(connection.cycle for connection in self._connections))
         await super().shutdown(sockets)
+        self._on_answered()
 
     @property
     def _connections(self) -> set[Any]:

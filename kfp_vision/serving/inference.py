@@ -44,14 +44,15 @@ class LoadedModel:
     Args:
         version: the version to load.
         name: the model's name in metrics; empty for its own.
+        keep_embeddings: whether predictions get the embeddings of their images.
 
     Raises:
         InputError: the version does not load, or does not answer as its description says.
     """
 
-    def __init__(self, version: Version, name: str = ""):
+    def __init__(self, version: Version, name: str = "", *, keep_embeddings: bool = False):
         self.version, self._name = version, name or version.name
-        self._classifier = Classifier(version, MAX_PIXELS)
+        self._classifier = Classifier(version, MAX_PIXELS, keep_embeddings=keep_embeddings)
         self._engine = self._classifier.engine
         self._decoding = ThreadPoolExecutor(min(hardware.cores(), MAX_DECODING_THREADS), "pictures")
         computing = ThreadPoolExecutor(1, "batches")  # one batch uses all cores; two would slow each other down

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kfp_vision.collection.collect import Collector
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.dataset.images import PILLOW_FORMATS, Rejected
+from kfp_vision.prediction.classifier import Answer
 from kfp_vision.prediction.client import FINGERPRINT_HEADER
 from kfp_vision.repository.version import EXPORTS_FILE, EXPORTS_FOLDER, INDEX_FOLDER, Version, versions
 from kfp_vision.search.index import INDEX_FILE, index_files
@@ -36,14 +38,16 @@ class ServedClassifier(Model):
         name: the model's name in URLs.
         path: the repository.
         index: the index to search; by default the one next to the versions, if any.
+        collector: collects a sample of the predictions; None for none.
 
     Attributes:
         error: why the newest version tried does not answer; None if it does.
         index_error: why the index tried last is not searched; None if it is.
     """
 
-    def __init__(self, name: str, path: Path, index: Path | None = None):
+    def __init__(self, name: str, path: Path, index: Path | None = None, collector: Collector | None = None):
         super().__init__(name, return_response_headers=True)
+        self._collector = collector
         self.path, self.index = path, index or path / INDEX_FOLDER
         self.error: InputError | None = None
         self._loaded: LoadedModel | None = None
@@ -80,7 +84,7 @@ class ServedClassifier(Model):
             if self._broken.get(version.folder) == files:
                 continue
             try:
-                self._switch_to(LoadedModel(version, self.name))
+                self._switch_to(LoadedModel(version, self.name, keep_embeddings=self._collector is not None))
             except InputError as error:
                 self.error, self._broken[version.folder] = error, files
                 consequence = f"Version {self.version.number} goes on answering." if self._loaded else "It does not answer."
@@ -117,6 +121,7 @@ class ServedClassifier(Model):
             response_headers[FINGERPRINT_HEADER] = loaded.version.fingerprint
         answers = await loaded.classify(request.images)
         _check_any_readable(answers)
+        self._collect(loaded.version, request.images, answers)
         if is_v2:
             return protocols.v2_response(payload, self.name, loaded.version, answers, request.top_k)
         return protocols.v1_response(answers, loaded.version, request)
@@ -231,6 +236,12 @@ class ServedClassifier(Model):
             raise InvalidInput(
                 f"a request must hold at most {MAX_IMAGES_PER_REQUEST} images; got {images}. Send several requests."
             )
+
+    def _collect(self, version: Version, images: Sequence[bytes | Rejected], answers: Sequence[Answer]) -> None:
+        if self._collector:
+            for image, answer in zip(images, answers, strict=True):
+                if not isinstance(image, Rejected) and not isinstance(answer, Rejected):
+                    self._collector.offer(self.name, version, answer, image)
 
     def _switch_to(self, loaded: LoadedModel) -> None:
         assert loaded.version.fingerprint  # computes and caches it, before a request needs it

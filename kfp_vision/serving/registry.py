@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+from kfp_vision.collection.collect import Collector
 from kfp_vision.core.errors import InputError
 from kfp_vision.serving import find_models
 from kfp_vision.serving.kserve_parts import ModelRepository
@@ -18,6 +19,7 @@ class ServedModels(ModelRepository):
         path: a model folder, a repository, or a directory of them.
         name: the name of a single model; empty for its own.
         index: the search index of a single model; by default the one next to its versions, if any.
+        collector: collects a sample of the predictions; None for none.
 
     Raises:
         InputError: there is no model, none loads, `name` or `index` is given for several models, or the index is not of
@@ -26,9 +28,9 @@ class ServedModels(ModelRepository):
 
     models: dict[str, ServedClassifier]
 
-    def __init__(self, path: Path, name: str = "", index: Path | None = None):
+    def __init__(self, path: Path, name: str = "", index: Path | None = None, collector: Collector | None = None):
         super().__init__(str(path))
-        self._path, self._index = path, index
+        self._path, self._index, self._collector = path, index, collector
         self._repositories = find_models.find_models(path, name, index)
         self._is_directory = not find_models.single_repository(path)  # of models, to which more can be added
         messages = self.refresh()
@@ -59,7 +61,7 @@ class ServedModels(ModelRepository):
         if self._is_directory:
             self._repositories |= find_models.find_repositories(self._path)
         for name, place in self._repositories.items():
-            model = self.models.get(name) or ServedClassifier(name, place, self._index)
+            model = self.models.get(name) or ServedClassifier(name, place, self._index, self._collector)
             try:
                 messages += model.refresh()
             except OSError as error:  # a network file system may be unavailable for a moment

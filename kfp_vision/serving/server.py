@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
+from kfp_vision.collection.settings import CollectSettings
 from kfp_vision.core import children, values
 from kfp_vision.core.errors import InputError
 from kfp_vision.engines.choice import ENGINE_VARIABLE
@@ -20,6 +21,7 @@ from kfp_vision.prediction import authentication
 from kfp_vision.serving import cors, find_models
 
 if TYPE_CHECKING:
+    from kfp_vision.collection.collect import Collector
     from kfp_vision.serving.draining import DrainingServer
     from kfp_vision.serving.registry import ServedModels
 
@@ -39,6 +41,7 @@ def serve(
     port: int = 8080,
     grpc_port: int = 0,
     cors_origins: str | None = None,
+    collect: CollectSettings | None = None,
 ) -> None:
     """Serves one or several models until the process is told to stop, to clients that send the token of `access`, if set.
 
@@ -50,6 +53,7 @@ def serve(
         port: 0 for a free one.
         grpc_port: port of the Open Inference Protocol over gRPC; 0 for none.
         cors_origins: of pages elsewhere that may call the server; None for those in KFP_VISION_CORS_ORIGINS.
+        collect: what to collect of the answers, see `collection.settings.read_settings`; None for nothing.
 
     Raises:
         InputError: an invalid name, token or origin, no model at the path, none that loads, an index of another model, or a
@@ -65,8 +69,9 @@ def serve(
     listening = _bind(host, port)
     if grpc_port:
         _bind(host, grpc_port, "--grpc-port").close()
-    models = _load(path, name, index)
-    server = _server(models, token, origins, f"{host}:{grpc_port}" if grpc_port else "")
+    collector = _collector(collect) if collect else None
+    models = _load(path, name, index, collector)
+    server = _server(models, token, origins, f"{host}:{grpc_port}" if grpc_port else "", collector)
     listening.listen()  # from now on connections are queued rather than refused
     _announce(models, host, listening.getsockname()[1], grpc_port)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a person stops the server
@@ -112,7 +117,20 @@ def run_server(path: Path, name: str = "", engine: str = "") -> Iterator[str]:
                 process.wait()
 
 
-def _load(path: Path, name: str, index: Path | None) -> "ServedModels":
+def _collector(settings: CollectSettings) -> "Collector":
+    """Starts collecting; what becomes of the answers is counted in the metrics."""
+    from kfp_vision.collection.collect import Collector
+    from kfp_vision.serving import telemetry
+
+    print(f"collecting {settings.describe()}", flush=True)
+
+    def count(model: str, outcome: str, number: int) -> None:
+        telemetry.COLLECTED.labels(model, outcome).inc(number)
+
+    return Collector(settings, count, telemetry.note_drift)
+
+
+def _load(path: Path, name: str, index: Path | None, collector: "Collector | None") -> "ServedModels":
     """Loads the models, and keeps them up to date."""
     from kfp_vision.serving import telemetry
     from kfp_vision.serving.kserve_parts import configure_logging
@@ -120,12 +138,14 @@ def _load(path: Path, name: str, index: Path | None) -> "ServedModels":
 
     configure_logging()
     telemetry.open_request_log()
-    models = ServedModels(path, name, index)
+    models = ServedModels(path, name, index, collector)
     models.watch()
     return models
 
 
-def _server(models: "ServedModels", token: str, origins: list[str], grpc_address: str) -> "DrainingServer":
+def _server(
+    models: "ServedModels", token: str, origins: list[str], grpc_address: str, collector: "Collector | None"
+) -> "DrainingServer":
     """Builds the server; `grpc_address` is empty for HTTP only."""
     import uvicorn
 
@@ -143,7 +163,7 @@ def _server(models: "ServedModels", token: str, origins: list[str], grpc_address
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    return DrainingServer(config, application.drain)
+    return DrainingServer(config, application.drain, collector.close if collector else lambda: None)
 
 
 def _announce(models: "ServedModels", host: str, port: int, grpc_port: int) -> None:

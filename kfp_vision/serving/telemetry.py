@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from kfp_vision.collection.drift import Drift
 from kfp_vision.core.errors import format_value
 from kfp_vision.serving.batching import MAX_BATCH_SIZE
 from kfp_vision.serving.middleware import ASGIApp, Receive, Scope, Send
@@ -34,9 +35,24 @@ WAITING_IMAGES = Gauge("kfp_vision_waiting_pictures", "Images received and not a
 BATCH_SIZE = Histogram("kfp_vision_batch_pictures", "Images per batch.", ("model",), buckets=BATCH_SIZE_BUCKETS)
 BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "Time to compute a batch.", ("model",), buckets=LATENCY_BUCKETS)
 MODEL_VERSION = Gauge("kfp_vision_model_version", "The model version that answers.", ("model",))
+COLLECTED = Counter("kfp_vision_collected", "Answers written to the collection, dropped, or lost.", ("model", "outcome"))
+DRIFTED = Gauge("kfp_vision_drifted", "Whether the last check of the version that answers has found a drift.", ("model",))
+DRIFT_P_VALUE = Gauge("kfp_vision_drift_p_value", "P values of that check, of the images and of the classes.", ("model", "of"))
 INDEX_IMAGES = Gauge("kfp_vision_index_pictures", "Images in the search index.", ("model",))
 
 request_log = logging.getLogger("kfp_vision.requests")
+
+
+def note_drift(model: str, drift: Drift | None) -> None:
+    """Shows the last check for drift in the metrics.
+
+    Args:
+        model: name of the model in URLs.
+        drift: the check; None if there was none of the version that answers, which is shown as no drift.
+    """
+    DRIFTED.labels(model).set(bool(drift and drift.drifted))
+    DRIFT_P_VALUE.labels(model, "images").set(drift.embeddings_p if drift else 1)
+    DRIFT_P_VALUE.labels(model, "classes").set(drift.shares_p if drift else 1)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(before)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes indented JSON to a file, atomically.
 
     Args:
@@ -105,6 +105,22 @@ def temporary_folder() -> Iterator[Path]:
     _remove_leftovers(place / TEMPORARY_PREFIX)
     with tempfile.TemporaryDirectory(prefix=f".{TEMPORARY_PREFIX}.{_writer()}.", suffix=SCRATCH_SUFFIX, dir=place) as folder:
         yield Path(folder)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes the incomplete files below a folder that killed processes of this host left, whatever their names.
+
+    For the start of a process that has written nothing yet: in a container that starts again, its number is the same.
+
+    Args:
+        folder: to look in, recursively.
+    """
+    for left in folder.rglob(f".*{PARTIAL_SUFFIX}"):
+        named, _, process = left.name.removesuffix(PARTIAL_SUFFIX).rpartition(".")
+        is_from_here = named.endswith(f".{socket.gethostname()}") and process.isdecimal()
+        if is_from_here and (int(process) == os.getpid() or not _is_alive(int(process))):
+            with contextlib.suppress(OSError):  # another process is removing it too
+                _remove(left)
 
 
 def _writer() -> str:

@@ -21,8 +21,9 @@ from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.evaluation import thresholds
 from kfp_vision.evaluation.temperature import MIN_IMAGES, fit_temperature
-from kfp_vision.networks import NETWORKS, pretrained
+from kfp_vision.networks import NETWORKS, pretrained, split_head
 from kfp_vision.prediction import export
+from kfp_vision.prediction.held_out import HeldOut, keep_held_out
 from kfp_vision.prediction.novelty import Novelty, fit_novelty, known_pairs
 from kfp_vision.records import tf_dataset
 from kfp_vision.records.records_folder import (
@@ -117,10 +118,10 @@ def train_classifier(
             deque(_end_on_sigterm(trainer.run(batches, feed.validation), trainer), maxlen=0)
         with trainer.exported_weights():
             scores = _fit_scores(trainer, feed.validation, labels, about.several)
-            novelty = _fit_novelty(feed, network, data, recipe, len(labels))
+            compared = _fit_novelty(feed, network, data, recipe, len(labels), scores)
     if is_chief:
         settings = {**scores, "precision": precision, **({"crop": crop} if about.several else {})}
-        _write_outputs(model, page, network, trainer, labels, shape, settings, novelty)
+        _write_outputs(model, page, network, trainer, labels, shape, settings, *compared)
     devices.wait_for_workers(strategy)
     return _final_metrics(trainer)
 
@@ -337,19 +338,33 @@ def _fit_scores(trainer: Trainer, validation: Iterable[Any] | None, labels: list
     return {"temperature": found, **kind, "thresholds": chosen}
 
 
-def _fit_novelty(feed: feeds.Feed, network: Any, data: feeds.FeedSource, recipe: Recipe, classes: int) -> Novelty | None:
-    """Returns what tells known images from others, see `novelty`; None if there are too few validation images."""
+def _fit_novelty(
+    feed: feeds.Feed, network: Any, data: feeds.FeedSource, recipe: Recipe, classes: int, settings: Mapping[str, Any]
+) -> tuple[Novelty | None, HeldOut | None]:
+    """Returns what tells known images from others, and the validation images that images in use are compared with.
+
+    Both are None if there are too few validation images, the first also if no image has a label.
+    """
     if read_records_info(data.validation_records).images < MIN_IMAGES:
-        return None
+        return None, None
     training, validation = feed.features or feeds.export_features(network, data)
+    held_out = _keep_held_out(network, validation.values, settings)
     images, labels = known_pairs(training.labels, feeds.FEATURE_IMAGES)
-    if not len(images):  # no image has a label
-        return None
+    if not len(images):
+        return None, held_out
     embeddings = training.values[images]
     share = recipe.advanced.known_share
     found = fit_novelty(embeddings, labels, classes, validation.values[: feeds.FEATURE_IMAGES], share)
     print(f"tells images that are unlike the training's, so that {share:.4g} of the validation images are known", flush=True)
-    return found
+    return found, held_out
+
+
+def _keep_held_out(network: Any, features: npt.NDArray[Any], settings: Mapping[str, Any]) -> HeldOut:
+    """Returns validation images as an export keeps them, with the scores that it will give them."""
+    _, head = split_head(network)
+    logits = tf.cast(head(tf.convert_to_tensor(features[: feeds.FEATURE_IMAGES])), tf.float32) / settings["temperature"]
+    scores = tf.sigmoid(logits) if settings.get("thresholds") else tf.nn.softmax(logits)
+    return keep_held_out(features[: feeds.FEATURE_IMAGES], scores.numpy())
 
 
 def _write_outputs(
@@ -361,12 +376,13 @@ def _write_outputs(
     shape: Mapping[str, Any],
     found: Mapping[str, Any],
     novelty: Novelty | None,
+    held_out: HeldOut | None,
 ) -> None:
     """Writes the model folder, with what the training has found, and the page of learning curves."""
     recipe = trainer.recipe
     settings = {**asdict(recipe), **shape, **found, "preset": recipe.preset.to_json()}
     with replacing(model) as beside:
-        _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape, novelty)
+        _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape, novelty, held_out)
     shown = {"recipe": recipe.preset.recipe} | _shown_settings(settings) | recipe.advanced.changed()
     pages.write_training_page(page, network=recipe.network, settings=shown, history=trainer.history)
 
@@ -379,6 +395,7 @@ def _export(
     settings: Mapping[str, Any],
     shape: Mapping[str, Any],
     novelty: Novelty | None,
+    held_out: HeldOut | None,
 ) -> None:
     """Writes the model folder with the best or the last weights, as the recipe says, and the others as a Keras file in it."""
     definition, exported = NETWORKS[trainer.recipe.network], trainer.recipe.advanced.export
@@ -386,7 +403,7 @@ def _export(
     weights = {which: trainer.weights(which) for which in steps}
     trainer.set_weights(weights[exported])
     settings = {**settings, "step": steps[exported]}
-    export.write_model(folder, network, definition, labels, settings, shape, trainer.history, novelty)
+    export.write_model(folder, network, definition, labels, settings, shape, trainer.history, novelty, held_out)
     if steps["last"] != steps["best"]:
         other = "last" if exported == "best" else "best"
         trainer.set_weights(weights[other])

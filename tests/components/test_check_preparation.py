@@ -7,6 +7,7 @@ from kfp_vision.core.advanced import PREPARATION_ADVANCED
 FIELDS = {
     "task": "detection",
     "leave_out_uri": "",
+    "labels_uri": "",
     "labels": "one",
     "check_images": True,
     "validation_ratio": 0.2,

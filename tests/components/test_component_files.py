@@ -40,7 +40,7 @@ def test_a_pipeline_of_loaded_components_runs(tmp_path):
     @dsl.pipeline(name="somebody-elses")
     def third_party_pipeline():
         ratios = {"validation_ratio": 0.2, "test_ratio": 0.1}
-        found = fingerprint(images_uri="sample", leave_out_uri="", labels="one", advanced={})
+        found = fingerprint(images_uri="sample", leave_out_uri="", labels_uri="", labels="one", advanced={})
         ingested = ingest(**run_component.ingest_arguments("sample", fingerprint=found.output), **ratios)
         split(images=ingested.outputs["images"], labels="one", advanced={}, **ratios)
 

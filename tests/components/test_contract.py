@@ -14,10 +14,12 @@ from kfp_vision.cli.run import form_fields
 from kfp_vision.components import container_images
 from kfp_vision.pipelines import (
     batch_prediction,
+    drift_detection,
     hyperparameter_sweep,
     image_classification_partitioned,
     image_search,
     prepare_records,
+    review,
     train_only,
 )
 
@@ -28,13 +30,16 @@ FORM_OF = {  # the pipeline whose fields each check takes
     "check_sweep": hyperparameter_sweep,
     "check_preparation": prepare_records,
     "check_prediction": batch_prediction,
+    "check_collected": drift_detection,
     "check_search": image_search,
+    "check_review": review,
 }
 PARAMETERS_OUT = {  # parameters passed to later stages
     "check_run": {"advanced": "STRUCT", "recipe": "STRING", "gpus": "STRING", "preset": "STRUCT", "form": "STRUCT"},
     "check_sweep": {"advanced": "STRUCT", "gpus": "STRING", "form": "STRUCT"},
     "check_training": {"gpus": "STRING", "preset": "STRUCT", "form": "STRUCT"},
     "check_preparation": {"Output": "STRUCT"},
+    "check_drift": {"drifted": "BOOLEAN"},
 }
 FOLDER = Path(components.__file__).parent
 MAX_LINES = 15

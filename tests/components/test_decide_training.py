@@ -6,7 +6,14 @@ from kfp_vision.dataset import scan
 
 pytestmark = pytest.mark.slow
 
-VALUES = {"images_uri": "sample", "leave_out_uri": "", "labels": "one", "recipe": "fields", "model_name": "flowers"}
+VALUES = {
+    "images_uri": "sample",
+    "leave_out_uri": "",
+    "labels_uri": "",
+    "labels": "one",
+    "recipe": "fields",
+    "model_name": "flowers",
+}
 
 
 def test_trains_until_a_model_of_the_same_data_is_deployed(tmp_path, trained, deployed):

@@ -1,17 +1,18 @@
 import shutil
 
+import pytest
 from support import run_component
 
 from kfp_vision import components
+
+WITHOUT_LISTS = {"leave_out_uri": "", "labels_uri": "", "labels": "one", "advanced": {}}
 
 
 def test_changes_only_with_the_images(image_folder, tmp_path):
     folder = shutil.copytree(image_folder, tmp_path / "pictures")
 
     def fingerprint(name: str) -> str:
-        return run_component.run(
-            components.fingerprint_images, tmp_path / name, images_uri=str(folder), leave_out_uri="", labels="one", advanced={}
-        ).output
+        return run_component.run(components.fingerprint_images, tmp_path / name, images_uri=str(folder), **WITHOUT_LISTS).output
 
     first, repeated = fingerprint("first"), fingerprint("again")
     (folder / "bellcup" / "0001.jpg").unlink()
@@ -20,19 +21,19 @@ def test_changes_only_with_the_images(image_folder, tmp_path):
 
 
 def test_rejects_a_missing_path(tmp_path):
-    ended = run_component.run(
-        components.fingerprint_images, tmp_path, images_uri="/no/such/pictures", leave_out_uri="", labels="one", advanced={}
-    )
+    ended = run_component.run(components.fingerprint_images, tmp_path, images_uri="/no/such/pictures", **WITHOUT_LISTS)
     line = run_component.error_line(ended)
     assert "must name something that exists; got /no/such/pictures. Check the path" in line
 
 
-def test_changes_with_the_exclusion_list(image_folder, tmp_path):
+@pytest.mark.parametrize(("field", "header", "end"), [("leave_out_uri", "path", ""), ("labels_uri", "path,label", ",globelet")])
+def test_changes_with_the_lists(image_folder, tmp_path, field, header, end):
     listing = tmp_path / "list.csv"
 
     def fingerprint(name: str, listed: str) -> str:
         listing.write_text(listed)
-        data = {"images_uri": str(image_folder), "leave_out_uri": str(listing), "labels": "one", "advanced": {}}
+        data = WITHOUT_LISTS | {"images_uri": str(image_folder), field: str(listing)}
         return run_component.run(components.fingerprint_images, tmp_path / name, **data).output
 
-    assert fingerprint("one", "path\nbellcup/0001.jpg\n") != fingerprint("other", "path\nbellcup/0002.jpg\n")
+    one, other = (f"{header}\nbellcup/000{number}.jpg{end}\n" for number in (1, 2))
+    assert fingerprint("one", one) != fingerprint("other", other)

@@ -73,6 +73,20 @@ def test_excludes_images_of_the_exclusion_list(image_folder, ratios, tmp_path):
     assert "excluded by leave_out_uri" in (ended.folder / "summary").read_text()
 
 
+def test_takes_the_labels_of_a_list(image_folder, ratios, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\nbellcup/0001.jpg,globelet\n")
+    values = run_component.ingest_arguments(image_folder, labels_uri=str(tmp_path / "labels.csv")) | ratios
+    ended = run_component.run(components.ingest_images, tmp_path / "ingest", **values)
+    assert ended.printed == [
+        f"labels of {tmp_path}/labels.csv: 1",
+        "Images by labels_uri: 0 added, 1 corrected, 0 confirmed, 0 left out as not sure.",
+        "20 images in 2 classes, 0 files skipped",
+    ]
+    assert ",globelet," in next(
+        line for line in (ended.folder / "images").read_text().splitlines() if "bellcup/0001.jpg" in line
+    )
+
+
 def test_rejects_an_exclusion_list_of_other_images(image_folder, ratios, tmp_path):
     (tmp_path / "list.csv").write_text("path\nrose/1.jpg\n")
     values = run_component.ingest_arguments(image_folder, leave_out_uri=str(tmp_path / "list.csv")) | ratios

@@ -145,7 +145,13 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
     def model() -> dict[str, Path]:
         return {"model": fixture_value("trained").folder / "model"}
 
-    data_fields = {"images_uri": str(fixture_value("image_folder")), "leave_out_uri": "", "labels": "one", "advanced": {}}
+    data_fields = {
+        "images_uri": str(fixture_value("image_folder")),
+        "leave_out_uri": "",
+        "labels_uri": "",
+        "labels": "one",
+        "advanced": {},
+    }
     single_partition = {"partition": 0, "partitions": 1}
     if stage == "check_run":
         form = next(pipeline for pipeline in PIPELINES.values() if stage in run.stage_names(pipeline))

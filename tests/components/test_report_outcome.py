@@ -20,7 +20,7 @@ def test_reports_how_the_run_ended(source, message, tmp_path):
     @dsl.pipeline(name="ending")
     def pipeline_with_exit_handler():
         with dsl.ExitHandler(outcome_reported()):
-            components.fingerprint_images(images_uri=source, leave_out_uri="", labels="one", advanced={})
+            components.fingerprint_images(images_uri=source, leave_out_uri="", labels_uri="", labels="one", advanced={})
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
     stdout = io.StringIO()

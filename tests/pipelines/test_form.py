@@ -26,6 +26,7 @@ image_size - NUMBER_INTEGER: 0
 images_per_shard - NUMBER_INTEGER: 1000
 images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 labels - STRING: "one" ["one", "several"]
+labels_uri - STRING: ""
 learning_rate - NUMBER_DOUBLE: 0.0025
 learning_rate_schedule - STRING: "exponential" [4 choices]
 leave_out_uri - STRING: ""
@@ -59,7 +60,16 @@ recipe - STRING: "quick" [3 choices]
 test_image_uri - STRING: ""
 """
 DATA_FIELDS = (
-    *("check_images", "images_per_shard", "images_uri", "labels", "leave_out_uri", "validation_ratio", "test_ratio"),
+    *(
+        "check_images",
+        "images_per_shard",
+        "images_uri",
+        "labels",
+        "labels_uri",
+        "leave_out_uri",
+        "validation_ratio",
+        "test_ratio",
+    ),
     "skip_unchanged",
 )
 BATCH_PREDICTION_FORM = """
@@ -83,6 +93,7 @@ image_size - NUMBER_INTEGER: 0
 images_per_shard - NUMBER_INTEGER: 1000
 images_uri - STRING: "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz"
 labels - STRING: "one" ["one", "several"]
+labels_uri - STRING: ""
 learning_rate_schedule - STRING: "exponential" [4 choices]
 learning_rates - LIST: [0.0025, 0.01]
 leave_out_uri - STRING: ""
@@ -102,6 +113,13 @@ train_steps - NUMBER_INTEGER: 6000
 trials - NUMBER_INTEGER: 0
 validation_ratio - NUMBER_DOUBLE: 0.2
 workers - NUMBER_INTEGER: 1
+"""
+REVIEW_FORM = """
+collected_uri - STRING: ""
+images_uri - STRING: ""
+labels_uri - STRING: ""
+model_uri - STRING: ""
+review_images - NUMBER_INTEGER: 100
 """
 SEARCH_FORM = """
 audit - BOOLEAN: true [true, false]
@@ -148,6 +166,7 @@ def form_lines(name: str) -> list[str]:
         ),
         ("hyperparameter_sweep", SWEEP_FORM),
         ("image_search", SEARCH_FORM),
+        ("review", REVIEW_FORM),
         ("batch_prediction", BATCH_PREDICTION_FORM),
     ],
 )
@@ -160,7 +179,7 @@ def test_the_form_has_the_expected_fields_types_defaults_and_choices(name, expec
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_form_is_short_has_defaults_and_hides_kfps_internals(name):
     lines = form_lines(name)
-    assert 0 < len(lines) <= 35
+    assert 0 < len(lines) <= 37
     assert [line for line in lines if line.endswith(": nothing") or KFP_INTERNALS.search(line)] == []
 
 

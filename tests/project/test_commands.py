@@ -38,7 +38,10 @@ NOT_RUN = {
     ".venv/bin/kfp-vision train RECORDS OUTPUT": "as above",
     ".venv/bin/tensorboard ": "serves until it is stopped; tests/unit/training/test_tensorboard.py reads the events with it",
     ".venv/bin/kfp-vision run": "trains for minutes; tests/pipelines runs each pipeline with fewer steps",
+    ".venv/bin/kfp-vision review runs/": "serves until it is stopped; tests/browser/test_label_page.py labels with it",
     ".venv/bin/kfp-vision sample flowers": "tests/unit/cli/test_commands.py writes the sample",
+    ".venv/bin/kfp-vision serve models/photos --collect": "tests/services/test_collecting.py collects",
+    "kubectl -n kubeflow edit ": "needs a cluster, and a person",
     ".venv/bin/kfp-vision serve OUTPUT/model": "kfp-vision serve is run with another folder",
     ".venv/bin/kfp-vision serve models/photos --index": "tests/services/test_searching.py serves an index",
     ".venv/bin/kfp-vision predict --model runs/": "the same as predict --model models/photos",
@@ -51,7 +54,9 @@ CHECKS = {
     "hyperparameter_sweep": rules.check_sweep_values,
     "prepare_records": rules.check_preparation_values,
     "batch_prediction": rules.check_prediction_values,
+    "drift_detection": rules.check_drift_values,
     "image_search": rules.check_search_values,
+    "review": rules.check_review_values,
 }
 ALL = [*page_commands.all_commands(), *page_commands.all_programs()]
 ASKED_FOR = page_commands.asked_for()

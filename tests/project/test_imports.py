@@ -31,6 +31,8 @@ STAGES_WITHOUT_TENSORFLOW = (
     "decide_training",
     "check_preparation",
     "check_prediction",
+    "check_collected",
+    "check_drift",
     "fetch_model",
     "join_predictions",
     "check_serving",

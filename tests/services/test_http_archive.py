@@ -109,7 +109,13 @@ def test_a_changed_archive_has_another_fingerprint(tmp_path):
     with serve(tmp_path) as site:
 
         def fingerprint(root: str) -> str:
-            data = {"images_uri": f"{site.address}/photos.tgz", "leave_out_uri": "", "labels": "one", "advanced": {}}
+            data = {
+                "images_uri": f"{site.address}/photos.tgz",
+                "leave_out_uri": "",
+                "labels_uri": "",
+                "labels": "one",
+                "advanced": {},
+            }
             return run_component.run(components.fingerprint_images, tmp_path / root, **data).output
 
         archive.write_bytes(b"one")
@@ -125,6 +131,7 @@ def test_rejects_an_address_without_a_file(site, tmp_path):
         tmp_path,
         images_uri=f"{site.address}/other.tgz",
         leave_out_uri="",
+        labels_uri="",
         labels="one",
         advanced={},
     )

@@ -748,7 +748,7 @@ def test_sets_the_given_service_options_and_keeps_the_others(kubernetes, tmp_pat
 
 
 def test_settings_unrelated_to_serving_restart_nothing(kubernetes, tmp_path):
-    version(tmp_path / "model" / "serving" / "1", trained_from="f" * 64)
+    served = version(tmp_path / "model" / "serving" / "1", trained_from="f" * 64)
     deploy(tmp_path / "model")
     services = copy.deepcopy(kubernetes.services)
     unrelated = {"service_wait_seconds": 30.0, "versions_kept": 3, "service_rollback": False, "service_namespace": "models"}
@@ -756,6 +756,8 @@ def test_settings_unrelated_to_serving_restart_nothing(kubernetes, tmp_path):
     assert kubernetes.services == services and kubernetes.asked["patch"] == 0
     assert kserve.is_deployed_from("flowers", "f" * 64, settings(**unrelated))
     assert not kserve.is_deployed_from("flowers", "f" * 64, settings(service_replicas="2"))
+    assert kserve.serves("flowers", served.fingerprint, settings())
+    assert not kserve.serves("flowers", "f" * 64, settings()) and not kserve.serves("roses", served.fingerprint, settings())
 
 
 @pytest.mark.parametrize(

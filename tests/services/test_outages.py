@@ -112,7 +112,7 @@ class Inputs:
 
 
 def check_fields(inputs: Inputs, folder: Path) -> None:
-    fields = {"images_uri": inputs.images, "leave_out_uri": "", "labels": "one", "task": "classification"}
+    fields = {"images_uri": inputs.images, "leave_out_uri": "", "labels_uri": "", "labels": "one", "task": "classification"}
     fields |= {"check_images": True, "images_per_shard": 7, "partitions": 1, "advanced": {}, **RATIOS}
     checked = checks.check_preparation(fields)
     atomic.write_json(folder / "checked", checked)

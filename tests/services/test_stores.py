@@ -419,7 +419,7 @@ def test_keys_appear_in_no_log_artifact_or_message(s3, tmp_path):
     assert ingested.succeeded
     with (ingested.folder / "images").open(newline="") as file:
         assert all(row["uri"].startswith(f"{uri}/") for row in csv.DictReader(file))
-    nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": "", "labels": "one", "advanced": {}}
+    nowhere = {"images_uri": f"{uri}-nowhere/photos", "leave_out_uri": "", "labels_uri": "", "labels": "one", "advanced": {}}
     rejected = run_component.run(components.fingerprint_images, tmp_path / "refused", **nowhere)
     assert "must name something that exists" in run_component.error_line(rejected)
     files = [*(tmp_path / "ingest").rglob("*"), *(tmp_path / "refused").rglob("*")]

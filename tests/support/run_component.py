@@ -89,7 +89,14 @@ def run(component: BaseComponent, root: Path, artifacts: Mapping[str, Path] | No
 
 def ingest_arguments(images_uri: object, **fields: Any) -> dict[str, Any]:
     """Returns the arguments of ingest_images for a data source, without the ratios, with some fields changed."""
-    data = {"images_uri": str(images_uri), "leave_out_uri": "", "labels": "one", "task": "classification", "check_images": True}
+    data = {
+        "images_uri": str(images_uri),
+        "leave_out_uri": "",
+        "labels_uri": "",
+        "labels": "one",
+        "task": "classification",
+        "check_images": True,
+    }
     return {"fingerprint": "any", "advanced": {}} | data | fields
 
 

@@ -390,7 +390,8 @@ def test_prints_its_version(tmp_path):
 def test_help_lists_the_commands(tmp_path):
     results = run_command(["--help"], tmp_path)
     assert (results.code, results.stderr) == (DONE, "")
-    commands = ["run", "train", "serve", "predict", "search", "rollback", "models", "sample", "compile", "fields", "doctor"]
+    commands = ["run", "train", "serve", "predict", "search", "review"]
+    commands += ["rollback", "models", "sample", "compile", "fields", "doctor"]
     assert re.findall(r"^    (\w+) ", results.stdout, re.MULTILINE) == commands
 
 

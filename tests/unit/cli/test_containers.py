@@ -107,6 +107,15 @@ def test_an_exclusion_list_is_mounted_and_not_treated_as_an_import_file(tmp_path
     assert containers.needs_network(LOCAL | {"images_uri": "sample", "leave_out_uri": "s3://bucket/list.csv"})
 
 
+def test_the_images_that_a_list_of_labels_adds_are_mounted(tmp_path):
+    sample_images.pictures(tmp_path / "new", each=1)
+    listing = tmp_path / "labels" / "labels.csv"
+    listing.parent.mkdir()
+    listing.write_text("path,label\n../new/bellcup/0001.jpg,globelet\n")
+    values = LOCAL | {"images_uri": "sample", "labels_uri": str(listing)}
+    assert mounts(values) == {str(listing): True, f"{tmp_path}/new/bellcup": True}
+
+
 def test_containers_get_only_the_credentials_of_the_environment(monkeypatch, tmp_path):
     key = tmp_path / "key.json"
     key.write_text("{}")

@@ -64,4 +64,4 @@ def test_the_help_of_run_says_what_each_pipeline_does():
 def test_a_description_is_one_line_whose_first_sentence_says_what_the_pipeline_does(name):
     description = fields.description(PIPELINES[name])
     assert "\n" not in description and description.startswith(fields.summary(PIPELINES[name]).rstrip("."))
-    assert description.split()[0] in ("Trains", "Converts", "Classifies", "Builds")
+    assert description.split()[0] in ("Trains", "Converts", "Classifies", "Builds", "Compares", "Chooses")

@@ -114,10 +114,10 @@ def test_a_relative_uri_is_relative_to_the_file(tmp_path, name, uri):
 def test_settings_of_a_bucket_apply_to_the_images_of_its_import_file():
     listing = "s3://bucket/lists/a.csv?endpoint=https://minio.example.org&region=eu-west-1"
     settings = listing.removeprefix("s3://bucket/lists/a.csv")
-    assert import_files._resolve("daisy/1.jpg", listing) == f"s3://bucket/lists/daisy/1.jpg{settings}"
-    assert import_files._resolve("s3://other/1.jpg", listing) == f"s3://other/1.jpg{settings}"
-    assert import_files._resolve("s3://other/1.jpg?region=us-east-1", listing) == "s3://other/1.jpg?region=us-east-1"
-    assert import_files._resolve("gs://other/1.jpg", listing) == "gs://other/1.jpg"
+    assert import_files.resolve("daisy/1.jpg", listing) == f"s3://bucket/lists/daisy/1.jpg{settings}"
+    assert import_files.resolve("s3://other/1.jpg", listing) == f"s3://other/1.jpg{settings}"
+    assert import_files.resolve("s3://other/1.jpg?region=us-east-1", listing) == "s3://other/1.jpg?region=us-east-1"
+    assert import_files.resolve("gs://other/1.jpg", listing) == "gs://other/1.jpg"
 
 
 def test_an_import_file_and_its_images_are_read_over_http(tmp_path, monkeypatch):

@@ -414,6 +414,37 @@ def test_the_exclusion_list_is_validated_by_the_check(tmp_path, check, form):
     check(fields)
 
 
+@pytest.mark.parametrize(
+    ("check", "form"),
+    [
+        (checks.check_run, lambda: form_defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}),
+        (checks.check_preparation, lambda: SAMPLE),
+        (checks.check_sweep, sweep_fields),
+    ],
+)
+def test_the_list_of_labels_is_validated_by_the_check(tmp_path, check, form):
+    listing = tmp_path / "labels.csv"
+    fields = form() | {"labels_uri": str(listing)}
+    with pytest.raises(InputError, match="labels_uri must name something that exists; got ") as refusal:
+        check(fields)
+    error_line(refusal)
+    listing.write_text("path,label\n,bellcup\n")
+    with pytest.raises(InputError, match=r"must give an image and its label; got no URI in .*, line 2\.") as refusal:
+        check(fields)
+    error_line(refusal)
+    with pytest.raises(InputError, match="labels_uri must be text; got ") as refusal:
+        check(fields | {"labels_uri": 1})
+    error_line(refusal)
+    listing.write_text("path,label\n1.jpg,?\n")
+    check(fields)
+
+
+def test_labels_of_people_are_refused_for_boxes():
+    with pytest.raises(InputError) as refusal:
+        rules.check_preparation_values(form_defaults(prepare_records) | {"labels_uri": "labels.csv", "task": "detection"})
+    assert error_line(refusal).startswith("error: labels_uri must be empty unless task=classification; got labels.csv.")
+
+
 def test_the_lines_of_an_import_file_are_validated_by_the_check(tmp_path):
     listing = tmp_path / "list.csv"
     listing.write_text("1.jpg,cat\n2.jpg,cat,sometimes\n")
@@ -423,12 +454,15 @@ def test_the_lines_of_an_import_file_are_validated_by_the_check(tmp_path):
     checks.check_preparation(SAMPLE | {"images_uri": str(listing)})
 
 
-def test_the_location_of_the_exclusion_list_is_not_part_of_the_recipe(fields, tmp_path):
+def test_the_location_of_the_lists_is_not_part_of_the_recipe(fields, tmp_path):
     (tmp_path / "list.csv").write_text("path\n1.jpg\n")
     parsed = fields | {"images_uri": "sample", "fine_tune": False}
     with_a_list = checks.check_run(parsed | {"leave_out_uri": str(tmp_path / "list.csv")})
     without = checks.check_run(parsed)
     assert with_a_list._replace(form=without.form) == without
+    (tmp_path / "labels.csv").write_text("path,label\n1.jpg,bellcup\n")
+    with_labels = checks.check_run(parsed | {"labels_uri": str(tmp_path / "labels.csv")})
+    assert with_labels._replace(form=without.form) == without
     assert with_a_list.recipe != checks.check_run(parsed | {"train_steps": 1}).recipe
 
 

@@ -27,7 +27,9 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.evaluation.temperature import fit_temperature
 from kfp_vision.networks import NETWORKS
 from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.prediction.held_out import HELD_OUT_FILE, load_held_out
 from kfp_vision.records import tf_dataset
+from kfp_vision.records.records_folder import read_examples
 from kfp_vision.repository.version import exported_version
 from kfp_vision.training import input_pipeline, monitoring, trainer
 from kfp_vision.training.augmentation import Augmentation
@@ -107,6 +109,13 @@ def test_the_export_is_calibrated_on_the_validation_images(tmp_path, capsys, las
     ((images, labels),) = input_pipeline.EvaluationBatches(folders / "validation", image_size=32, batch_size=40)
     assert temperature != 1
     assert fit_temperature(exported(images).numpy(), labels.numpy()) == pytest.approx(1, abs=0.02)  # nothing is left to correct
+    version, kept = exported_version(model), load_held_out(exported_version(model))
+    encoded = [image for _, image, _ in read_examples(folders / "validation")]
+    answers = Classifier(version, keep_embeddings=True).classify(encoded)
+    np.testing.assert_allclose(kept.scores, [answer.probabilities for answer in answers], atol=0.02)
+    served, stored = np.array([answer.embedding for answer in answers]), kept.embeddings.astype(np.float32)
+    cosines = (served * stored).sum(1) / np.linalg.norm(served, axis=1) / np.linalg.norm(stored, axis=1)
+    assert len(cosines) == 40 and cosines.min() > 0.99  # what is compared with what a server collects is of the same kind
 
 
 @pytest.mark.slow
@@ -115,6 +124,7 @@ def test_too_few_validation_images_leave_the_scores_as_they_are(tmp_path, capsys
     folders = shade_records.write(tmp_path, validation=validation)
     _, model = train(folders, tmp_path, train_steps=2)
     assert json.loads((model / "model.json").read_text())["temperature"] == 1
+    assert not (exported_version(model).folder / HELD_OUT_FILE).exists()
     line = f"validation images are needed to calibrate the scores and to tell unknown images; got {validation}, so neither"
     assert line in capsys.readouterr().out
 

@@ -1,0 +1,47 @@
+"""Whether to train again: not where nothing has changed, unless the deployed version has drifted."""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from support import exported_model
+
+from kfp_vision.collection.drift import Drift
+from kfp_vision.core.advanced import deployment_settings
+from kfp_vision.dataset import scan
+from kfp_vision.deployment.decide_training import decide_training
+
+RECIPE = "fields"
+FOUND = Drift("flowers", 1, "", "2026-05-04T10:00:00+00:00", 60, 100, True, 0.9, 0.001, 0.5, 0.0)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """A repository whose only version was trained from the sample."""
+    trained_from = hashlib.sha256(f"{scan.fingerprint_images('sample')} {RECIPE}".encode()).hexdigest()
+    return exported_model.version(tmp_path_factory.mktemp("repository") / "1", trained_from=trained_from)
+
+
+def decide(deployed, collected="") -> bool:
+    """Returns whether nothing has changed."""
+    given = ("sample", "", RECIPE, True, str(deployed.folder.parent), "flowers", deployment_settings({}))
+    return decide_training(*given, collected_uri=f" {collected} " if collected else "").unchanged
+
+
+@pytest.mark.parametrize(
+    ("drift", "unchanged"), [({}, False), ({"drifted": False}, True), ({"fingerprint": "of an earlier version"}, True)]
+)
+def test_a_drift_of_the_deployed_version_trains_again(tmp_path, deployed, capfd, drift, unchanged):
+    (tmp_path / "flowers").mkdir()
+    checked = replace(FOUND, **{"fingerprint": deployed.fingerprint, **drift})
+    (tmp_path / "flowers" / "drift.json").write_text(json.dumps(asdict(checked)))
+    assert decide(deployed, tmp_path) is unchanged
+    printed = capfd.readouterr().out
+    assert ("trains although neither the images nor the fields have changed: flowers has drifted" in printed) is not unchanged
+    assert ("outcome: nothing new: " in printed) is unchanged
+
+
+def test_without_a_check_nothing_is_trained_again(tmp_path, deployed):
+    assert decide(deployed) is True
+    assert decide(deployed, tmp_path) is True
