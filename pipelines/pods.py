@@ -91,6 +91,7 @@ PODS = {
     "fetch_model": COPYING,
     "predict_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY),
     "check_collected": CHECK,
+    "collect_logged": OUTSIDE,
     "check_drift": COPYING,
     "fetch_embedder": OUTSIDE,
     "list_images": READING,

@@ -13,7 +13,7 @@ from kfp_vision.core.values import ONE, normalize_numbers
 from kfp_vision.exports import formats
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import nodes, rules
-from kfp_vision.storage import retry
+from kfp_vision.storage import reading, retry, writing
 from kfp_vision.training import choose_network, trial_plan
 from kfp_vision.training.recipe_presets import Preset
 
@@ -230,7 +230,11 @@ def check_collected(form: Mapping[str, Any]) -> None:
     from kfp_vision.repository import version  # as in _check_images
 
     version.check_model_uri(form["model_uri"], "model_uri")
-    collected.check_collection(form["collected_uri"], "collected_uri")
+    if form["logged_uri"]:
+        reading.check_exists(form["logged_uri"], "logged_uri")
+        writing.check_writable(form["collected_uri"], "collected_uri")
+    else:
+        collected.check_collection(form["collected_uri"], "collected_uri")
 
 
 def check_search(form: Mapping[str, Any]) -> None:
