@@ -13,6 +13,7 @@ from kfp_vision.components.check_serving import check_serving
 from kfp_vision.components.check_sweep import check_sweep
 from kfp_vision.components.check_training import check_training
 from kfp_vision.components.choose_trials import choose_trials
+from kfp_vision.components.collect_logged import collect_logged
 from kfp_vision.components.compare_trials import compare_trials
 from kfp_vision.components.decide_training import decide_training
 from kfp_vision.components.deploy_index import deploy_index
@@ -55,6 +56,7 @@ __all__ = [
     "check_sweep",
     "check_training",
     "choose_trials",
+    "collect_logged",
     "compare_trials",
     "decide_training",
     "deploy_index",

@@ -4,7 +4,7 @@ from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def check_collected(model_uri: str, collected_uri: str, days: int) -> None:
+def check_collected(model_uri: str, collected_uri: str, logged_uri: str, days: int) -> None:
     """Validates the run form before any data moves: rejects invalid values, and a model or a collection that does not exist.
 
     The inputs are the fields of the run form; see drift_detection.

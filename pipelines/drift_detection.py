@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from kfp_vision.components import check_collected, check_drift, fetch_model
+from kfp_vision.components import check_collected, check_drift, collect_logged, fetch_model
 from kfp_vision.pipelines.ending import outcome_reported
 from kfp_vision.pipelines.form import named, with_choices
 from kfp_vision.pipelines.pods import RUN, equipped
@@ -11,6 +11,7 @@ from kfp_vision.pipelines.pods import RUN, equipped
 def drift_detection(
     model_uri: str = "",
     collected_uri: str = "",
+    logged_uri: str = "",
     days: int = 7,
 ) -> None:
     """Compares what a model has answered lately with its validation images; for a recurring run.
@@ -18,10 +19,14 @@ def drift_detection(
     Args:
         model_uri: the model repository that is served, or a run's model folder; local or in a bucket.
         collected_uri: folder or bucket folder that the server collects its answers in.
+        logged_uri: folder that KServe's logger writes requests to, which are collected first; empty for none.
         days: days to look back.
     """
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
-        checked = check_collected(model_uri=model_uri, collected_uri=collected_uri, days=days)
+        form = {"model_uri": model_uri, "collected_uri": collected_uri, "logged_uri": logged_uri, "days": days}
+        checked = check_collected(**form)
         fetched = fetch_model(model_uri=model_uri).after(checked)
-        compared = check_drift(model=fetched.outputs["model"], collected_uri=collected_uri, days=days)
-    equipped(checked, fetched, compared)
+        inputs = {"model": fetched.outputs["model"], "collected_uri": collected_uri, "days": days}
+        logged = collect_logged(logged_uri=logged_uri, **inputs)
+        compared = check_drift(**inputs).after(logged)
+    equipped(checked, fetched, logged, compared)

@@ -97,6 +97,7 @@ PODS = {
     "fetch_model": replace(COPYING, registries=True),
     "predict_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY),
     "check_collected": CHECK,
+    "collect_logged": OUTSIDE,
     "check_drift": COPYING,
     "fetch_embedder": replace(OUTSIDE, registries=True),
     "list_images": READING,

@@ -360,6 +360,8 @@ def print_results(result: Mapping[str, Any]) -> None:
         print(f"label     kfp-vision review {shlex.quote(result['chosen'])}")
     elif "index" in result:
         _show_index(result)
+    elif "drifted" in result:
+        _show_drift(result)
     else:
         _show_predictions(result)
     if report := result.get("report"):
@@ -367,6 +369,11 @@ def print_results(result: Mapping[str, Any]) -> None:
     if result["skipped"]:
         print(f"skipped   {', '.join(result['skipped'])}")
     print(f"done in {result['seconds']['total']:.0f} s")
+
+
+def _show_drift(result: Mapping[str, Any]) -> None:
+    print(f"\ndrift     {'yes' if result['drifted'] else 'no'}, of {result['images']} answers of {result['model']}")
+    print(f"p value   {result['embeddings_p']:.4f} of the images, {result['shares_p']:.4f} of the classes")
 
 
 def _show_records(result: Mapping[str, Any]) -> None:

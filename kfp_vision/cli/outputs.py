@@ -20,6 +20,7 @@ def collect_results(run_dir: Path) -> dict[str, Any]:
         for an index: index (its folder), pictures and refused, and if those stages ran nearest (a table), findings (a table),
             audit (a report) and deployed (the output of `deploy_index`);
         for a review: chosen (a table), tasks (for Label Studio), pictures, unreadable and review (number of images chosen);
+        for a check for drift: what `collection.drift.Drift` holds;
         for a training: model_dir, accuracy (of several labels mean_average_precision), accepted, reasons, and if those stages
             ran trials (a table), endpoint and answer (the outputs of `deploy_model` and `call_endpoint`), exports (a folder)
             and predictions.
@@ -132,6 +133,13 @@ def _collect_review(run_dir: Path) -> dict[str, Any]:
     }
 
 
+def _collect_drift(run_dir: Path) -> dict[str, Any]:
+    (compared,) = run_dir.glob("*/check-drift")
+    shutil.copyfile(compared / "page", run_dir / "report.html")
+    figures = json.loads((compared / "metrics").read_text(encoding="utf-8"))
+    return {"run_dir": str(run_dir), "report": str(run_dir / "report.html"), **figures}
+
+
 # By the stage that the run reached; the first match applies.
 COLLECTORS = {
     "evaluate-classifier": _collect_model,
@@ -139,4 +147,5 @@ COLLECTORS = {
     "join-records": _collect_records,
     "join-index": _collect_index,
     "review-images": _collect_review,
+    "check-drift": _collect_drift,
 }

@@ -181,11 +181,27 @@ def _folder(waiting: _Waiting) -> str:
 
 
 def _collected(waiting: _Waiting) -> CollectedAnswer:
-    prediction, version, name = waiting.prediction, waiting.version, secrets.token_hex(16)
-    answer = CollectedAnswer(
+    answer = make_answer(secrets.token_hex(16), waiting.time, waiting.model, waiting.version, waiting.prediction)
+    return with_image(answer, waiting.image) if waiting.image else answer
+
+
+def make_answer(name: str, time: datetime, model: str, version: Version, prediction: Prediction) -> CollectedAnswer:
+    """Makes a collected answer of a prediction.
+
+    Args:
+        name: of the answer, 32 hexadecimal digits.
+        time: of the answer.
+        model: its name in URLs.
+        version: that answered.
+        prediction: the answer.
+
+    Returns:
+        The answer, without an image.
+    """
+    return CollectedAnswer(
         id=name,
-        time=waiting.time.isoformat(timespec="milliseconds"),
-        model=waiting.model,
+        time=time.isoformat(timespec="milliseconds"),
+        model=model,
         version=version.number,
         fingerprint=version.fingerprint,
         labels=prediction.labels,
@@ -195,7 +211,26 @@ def _collected(waiting: _Waiting) -> CollectedAnswer:
         known_score=prediction.known_score,
         embedding=prediction.embedding,
     )
-    return replace(answer, image=f"{IMAGES_FOLDER}/{name}{_suffix(waiting.image)}") if waiting.image else answer
+
+
+def with_image(answer: CollectedAnswer, image: bytes) -> CollectedAnswer:
+    """Returns the answer with the path of its image.
+
+    Args:
+        answer: to add it to.
+        image: encoded.
+    """
+    return replace(answer, image=image_path(answer.id, image))
+
+
+def image_path(name: str, image: bytes) -> str:
+    """Returns the path of an image below the folder of its day.
+
+    Args:
+        name: of the answer.
+        image: encoded; its first bytes tell the ending.
+    """
+    return f"{IMAGES_FOLDER}/{name}{_suffix(image)}"
 
 
 def _suffix(image: bytes) -> str:

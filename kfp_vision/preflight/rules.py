@@ -62,6 +62,7 @@ URI_FIELDS = (
     "labels_uri",
     "records_uri",
     "collected_uri",
+    "logged_uri",
     "checkpoint_uri",
     "test_image_uri",
     "predict_uri",
@@ -232,6 +233,7 @@ def check_drift_values(form: Mapping[str, Any]) -> None:
     """
     check_set("model_uri", form["model_uri"], "Give the model repository that is served, or the model folder of a run.")
     check_set("collected_uri", form["collected_uri"], "Give the folder that the server collects in (--collect).")
+    check_type("logged_uri", form["logged_uri"], str, '"somewhere"')
     check_number("days", form["days"], 1, 3651, "a whole number from 1 to 3650", "7", whole=True)
 
 

@@ -29,7 +29,7 @@ STAGES = (  # of all pipelines, in execution order
     *("write_partition", "join_records", "fetch_records", "choose_trials", "train_classifier", "train_trial", "compare_trials"),
     *("evaluate_classifier", "check_serving", "deploy_model", "call_endpoint", "export_model", "fetch_model"),
     *("predict_images", "join_predictions", "fetch_embedder", "list_images", "index_images", "join_index"),
-    *("search_images", "audit_images"),
+    *("search_images", "audit_images", "collect_logged", "check_drift"),
     *("deploy_index", LAST_STAGE),
 )
 

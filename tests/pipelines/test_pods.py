@@ -16,6 +16,7 @@ COLUMNS = ("stage", "image", "cores", "memory", "room", "time", "tries", "cached
 TABLE = """
 call_endpoint       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
 check_collected     kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any
+collect_logged      kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
 check_drift         kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage  any
 check_prediction    kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage,registries  any
 check_preparation   kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any

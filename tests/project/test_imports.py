@@ -33,6 +33,7 @@ STAGES_WITHOUT_TENSORFLOW = (
     "check_prediction",
     "check_collected",
     "check_drift",
+    "collect_logged",
     "fetch_model",
     "join_predictions",
     "check_serving",
