@@ -59,6 +59,7 @@ OUTSIDE = {
     "evaluate_classifier": "compares with the version that is deployed",
     "predict_images": "names the images that lie at a URI now",
     "search_images": "takes the images that lie at a URI now",
+    "review_images": "takes the images that lie at a URI now, or what was collected until now",
     "deploy_*": "writes a version into a repository, or tells the cluster to serve it",
     "register_model": "tells the registries that people look in of a model, once by its fingerprint",
     "export_model": "copies files into a repository",
