@@ -17,7 +17,7 @@ from kfp_vision.repository.version import HISTORY_FILE, Version, exported_versio
 from kfp_vision.storage import atomic
 
 CARD_NAME, REPORT_NAME = "model_card.md", "report.html"  # as they are called in a registry
-NOT_PARAMETERS = ("labels", "advanced", "preset", "model_name", "trained_from")
+NOT_PARAMETERS = ("labels", "thresholds", "advanced", "preset", "model_name", "trained_from")
 
 
 @dataclass(frozen=True)
