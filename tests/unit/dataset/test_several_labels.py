@@ -102,6 +102,20 @@ def test_fewer_than_two_labels_are_rejected(tmp_path, lines, value):
     assert str(refused.value) == f"{rule} {value.format(uri=table)}. List images of at least two classes."
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_predefined_split_without_any_label_is_rejected_before_the_training(tmp_path, split):
+    lines = ["uri,label,split"]
+    for number, label in enumerate(("red", "blue", "[]", "[]")):
+        (tmp_path / f"{number}.jpg").write_bytes(drawn.draw(("red",), number))
+        lines.append(f"{number}.jpg,{label},{split if label == '[]' else 'train'}")
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        InputError, match=f"a predefined {split} split must hold an image with a label; got none among 2 images"
+    ):
+        ingested(table, tmp_path)
+
+
 def test_lines_and_copies_of_an_image_add_their_labels_and_the_last_split_counts(tmp_path):
     for name, seed in (("1", 1), ("2", 1), ("3", 3), ("4", 4)):
         (tmp_path / f"{name}.jpg").write_bytes(drawn.draw(("red",), seed))
