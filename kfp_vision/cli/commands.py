@@ -396,7 +396,7 @@ def _show_index(result: Mapping[str, Any]) -> None:
 def _show_predictions(result: Mapping[str, Any]) -> None:
     print(f"\npredicted {result['pictures']:.0f} images, {result['unreadable']:.0f} unreadable: {result['predictions']}")
     if "accuracy" in result:
-        print(f"accuracy  {result['accuracy']:.4f} on images in folders named after a class")
+        print(f"accuracy  {result['accuracy']:.4f} on images in folders named after their labels")
 
 
 def _show_model(result: Mapping[str, Any]) -> None:

@@ -238,11 +238,12 @@ def _parse_lst(text: str, labels: LabelRule) -> ParsedLines:
                 continue
             if len(cells) != 3:
                 raise InvalidLine(f"{len(cells)} fields between tabs")
+            widths.add(1)
             parsed.lines.append(Line(number, cells[2].strip(), _class_number(cells[1])))
         except InvalidLine as fault:
             parsed.wrong.append((number, str(fault)))
     if labels.several and len(widths) > 1:
-        found = f"lines of {' and '.join(map(str, sorted(widths)))} classes"
+        found = f"lines of {' and '.join(map(str, sorted(widths)))} numbers before the path"
         raise InvalidColumns(found, "Write a 0 or 1 for each class in every line.")
     return parsed
 

@@ -21,6 +21,8 @@ METADATA = "-metadata"  # ends the key beside that of an annotation, in SageMake
 IMAGE_KEYS = {name for row in IMAGE_COLUMNS for name in row}
 LABEL_KEYS = {name for row in LABEL_COLUMNS for name in row}
 LINES_REMEDY = 'Write a line for each image, such as {"uri": "daisy/1.jpg", "label": "daisy"}.'
+COCO_CATEGORIES_REMEDY = "Give each category its id and name in categories."
+COCO_IDS_REMEDY = "Give image_id as id is: a number or a text."
 
 
 def parse_json_lines(text: str, labels: LabelRule = ONE_LABEL) -> ParsedLines:
@@ -84,13 +86,20 @@ def _parse_coco(content: dict[str, Any], rule: LabelRule) -> ParsedLines:
     """
     labels: dict[Any, dict[str, None]] = {}
     try:
-        categories = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
+        categories = {category["id"]: category["name"] for category in content.get("categories", [])}
         for annotation in content["annotations"]:
-            labels.setdefault(annotation["image_id"], {})[categories[annotation["category_id"]]] = None
-        images = [(str(image["file_name"]), list(labels.get(image["id"], []))) for image in content["images"]]
+            category = annotation["category_id"]
+            if categories.get(category) in (None, ""):
+                raise InvalidColumns(f"annotations of COCO whose category {category!r} has no name", COCO_CATEGORIES_REMEDY)
+            labels.setdefault(annotation["image_id"], {})[str(categories[category])] = None
+        images = [(str(image["file_name"]), image["id"]) for image in content["images"]]
     except (TypeError, KeyError) as fault:
         raise InvalidColumns(f"annotations of COCO that lack {fault}", LINES_REMEDY) from None
-    items = [(number, {"uri": name, "label": found}) for number, (name, found) in enumerate(images, start=1)]
+    if labels and labels.keys().isdisjoint(image_id for _, image_id in images):
+        found = f"annotations of COCO none of whose image_id, such as {next(iter(labels))!r}, is the id of an image"
+        raise InvalidColumns(found, COCO_IDS_REMEDY)
+    named = ((name, list(labels.get(image_id, []))) for name, image_id in images)
+    items = [(number, {"uri": name, "label": found}) for number, (name, found) in enumerate(named, start=1)]
     return _parse_items(items, rule)
 
 
@@ -98,6 +107,7 @@ def _parse_items(items: list[tuple[int, Any]], labels: LabelRule) -> ParsedLines
     """Reads items as the rows of a table with a column for each key."""
     flat: list[tuple[int, dict[str, str]]] = []
     wrong = []
+    label_studio.check_choices(item for _, item in items)
     questions = label_studio.questions(item for _, item in items)
     for number, item in items:
         try:

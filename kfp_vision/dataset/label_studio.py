@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from kfp_vision.dataset.import_lines import IMAGE_COLUMNS, has_image_ending, plain_name
-from kfp_vision.dataset.invalid_lines import InvalidLine
+from kfp_vision.dataset.invalid_lines import InvalidColumns, InvalidLine
 
 CHOICES = "choices"  # type of a result, and key of its values
 IMAGE_KEYS = {name for row in IMAGE_COLUMNS for name in row}
@@ -26,6 +26,23 @@ def questions(items: Iterable[Any]) -> list[str]:
     """
     held = (key for item in items if isinstance(item, dict) for key, value in item.items() if _holds_choices(value))
     return list(dict.fromkeys(held))
+
+
+def check_choices(items: Iterable[Any]) -> None:
+    """Checks that an export of tasks holds choices, if its annotations hold anything: without any, boxes tell no label.
+
+    Args:
+        items: of the file.
+
+    Raises:
+        InvalidColumns: all results are of other kinds.
+    """
+    annotations = (one for item in items if isinstance(item, dict) and is_task(item) for one in _submitted(item))
+    results = (result for one in annotations for result in one.get("result") or [] if isinstance(result, dict))
+    kinds = {str(result.get("type")) for result in results}
+    if kinds and CHOICES not in kinds:
+        remedy = "Ask for choices in the project; of boxes and masks, export COCO, whose categories are read."
+        raise InvalidColumns(f"an export of Label Studio that holds no choices, only {', '.join(sorted(kinds))}", remedy)
 
 
 def join_answers(item: Any, keys: Sequence[str]) -> Any:
@@ -69,17 +86,19 @@ def read_task(item: dict[str, Any]) -> tuple[str, list[str] | None]:
     Raises:
         InvalidLine: the task has no image, or its annotation cannot be read.
     """
-    submitted = [one for one in item["annotations"] if isinstance(one, dict) and not one.get("was_cancelled")]
+    submitted = _submitted(item)
     if not submitted:
         return _image(item["data"]), None
-    chosen = max(
-        submitted, key=lambda one: (bool(one.get("ground_truth")), str(one.get("updated_at") or one.get("created_at")))
-    )
+    chosen = max(submitted, key=_rank)
     try:
         results = [one for one in chosen.get("result", []) if one["type"] == CHOICES]
         return _image(item["data"]), [str(choice) for one in results for choice in one["value"][CHOICES]]
     except (TypeError, KeyError) as fault:
         raise InvalidLine(f"an annotation of Label Studio that lacks {fault}") from None
+
+
+def _submitted(task: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in task["annotations"] if isinstance(one, dict) and not one.get("was_cancelled")]
 
 
 def _rank(annotation: dict[str, Any]) -> tuple[bool, str]:

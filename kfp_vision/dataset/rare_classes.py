@@ -6,6 +6,7 @@ from kfp_vision.core.advanced import LEAVE_OUT, Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import sort_labels
 from kfp_vision.dataset.table import MAX_NAMED, Catalog, join_labels
+from kfp_vision.reports.formatting import plural
 
 RARE = "in a class of fewer than {} images"  # reason of skipping
 
@@ -44,9 +45,9 @@ def limit_rare_classes(found: Catalog, advanced: Advanced) -> None:
             found.skipped.add(RARE.format(least), row.name)
     found.rows = rows
     what = "left out" if is_left_out else "kept in training alone"
+    images = plural(sum(rare.values()), "image", "images")
     found.notes.append(
-        f"{len(rare)} of {len(counts)} classes, of fewer than {least} images, are {what} ({sum(rare.values())} images): "
-        f"{name_with_counts(rare)}."
+        f"{len(rare)} of {len(counts)} classes, of fewer than {least} images, are {what} ({images}): {name_with_counts(rare)}."
     )
 
 

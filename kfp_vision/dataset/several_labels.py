@@ -77,16 +77,18 @@ def set_notes(found: Catalog) -> list[str]:
         most = sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:SHOWN_PAIRS]
         named = ", ".join(f"{' and '.join(pair)} ({pairs[pair]})" for pair in most)
         sentences.append(f"Labels most often together: {named}.")
+    sentences += hidden_notes(found, "separate all labels by one character, and set label_separator of advanced to it")
     if sizes.keys() == {1}:
         sentences.append("Every image has exactly one label: is labels=several what you want?")
     return sentences
 
 
-def hidden_notes(found: Catalog) -> list[str]:
-    """Tells of labels that seem to be several, such as daisy|rose, where each image is to have one.
+def hidden_notes(found: Catalog, remedy: str = "set labels to several if they are") -> list[str]:
+    """Tells of labels that seem to be several, such as daisy|rose, where each image is to have one, or of another separator.
 
     Args:
         found: the catalog of the data.
+        remedy: what to do about them.
 
     Returns:
         One sentence, or none.
@@ -96,5 +98,5 @@ def hidden_notes(found: Catalog) -> list[str]:
         counts = Counter(part for parts in parts_of.values() for part in parts)
         joined = [label for label, parts in parts_of.items() if len(parts) > 1 and all(counts[part] > 1 for part in parts)]
         if joined:
-            return [f"Labels such as {joined[0]} seem to be several: set labels to several if they are."]
+            return [f"Labels such as {joined[0]} seem to be several: {remedy}."]
     return []

@@ -4,12 +4,14 @@ import unicodedata
 from collections.abc import Iterable
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import image_files, packed
+from kfp_vision.dataset import image_files, import_files, packed
 from kfp_vision.dataset.class_folders import UNLABELLED
 from kfp_vision.dataset.rare_classes import name_with_counts
 from kfp_vision.dataset.table import MAX_NAMED, Catalog, conflicting_values, some
+from kfp_vision.reports.formatting import plural
 
 MAX_EMPTY_SHARE = 0.1  # share of the class folders that may be without images
+LISTED = "List images of at least two classes."
 CONFLICT_NOTE = "It is excluded unless conflicting_labels of advanced is keep"
 
 
@@ -23,7 +25,8 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
 
     Raises:
         InputError: there are no images, fewer than two classes, too many class folders without images, classes with fewer
-            images than splits, or predefined splits that hold nothing out or leave a class without training images.
+            images than splits, or predefined splits that hold nothing out, hold no label out or leave a class without training
+            images.
     """
     layout = "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg."
     if not found.rows:
@@ -32,12 +35,20 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
         raise InputError("images_uri must contain images", f"none at {images_uri} ({files})", _images_remedy(found, layout))
     _check_empty_classes(found, images_uri)
     if len(found.classes) < 2:
+        is_listed = import_files.is_import_file(images_uri)
         packed.require_unpacked(found, images_uri)
         unlabelled = found.skipped[UNLABELLED]
-        only = ", ".join([*found.classes, *([f"{unlabelled} images skipped: {UNLABELLED}"] if unlabelled else [])])
+        negative = sum(not row.labels for row in found.rows)
+        told = [
+            *found.classes,
+            *([f"{plural(negative, 'image', 'images')} without a label"] if negative else []),
+            *([f"{plural(unlabelled, 'image', 'images')} skipped: {UNLABELLED}"] if unlabelled else []),
+        ]
+        value = f"{'one' if found.classes else 'none'} at {images_uri} ({', '.join(told)})"
         remedy = f"{layout}{packed.tables_remedy(found, images_uri)}"
-        raise InputError("images_uri must contain at least two classes", f"one at {images_uri} ({only})", remedy)
+        raise InputError("images_uri must contain at least two classes", value, LISTED if is_listed else remedy)
     check_held_out(found, images_uri)
+    _check_measured(found, images_uri)
     if found.splits.keys() - {"train"}:
         _check_trained(found, images_uri)
         return
@@ -94,6 +105,16 @@ def _check_trained(found: Catalog, images_uri: str) -> None:
     if missing := [label for label in found.classes if label not in trained]:
         rule = "every class must have an image to train on"
         raise InputError(rule, f"none of {some(missing)} in train at {images_uri}", "Add images to it, or remove it.")
+
+
+def _check_measured(found: Catalog, images_uri: str) -> None:
+    """Checks that a label occurs in each split that is held out, without which nothing can be measured there."""
+    for split in ("validation", "test"):
+        held_out = [row for row in found.rows if row.split == split]
+        if held_out and not any(row.labels for row in held_out):
+            rule = f"a predefined {split} split must hold an image with a label"
+            value = f"none among {plural(len(held_out), 'image', 'images')} at {images_uri}"
+            raise InputError(rule, value, "Move some there, or remove the splits.")
 
 
 def check_held_out(found: Catalog, images_uri: str) -> None:

@@ -26,6 +26,7 @@ from kfp_vision.storage import atomic
 
 INTERVAL = "_interval"  # of the name of a figure's 95 % confidence interval in the metrics
 NOT_FIGURES = ("images",)
+NOT_COLUMNS = ("curve",)  # keys of a class that are no figures
 MAX_CONFUSED_PAIRS = 5
 Z = 1.959964  # 97.5 % quantile of the normal distribution: 95 % of it lie between -Z and Z
 
@@ -215,10 +216,16 @@ def _purpose(version: Version, evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _classes(version: Version, evaluation: Mapping[str, Any]) -> list[str]:
-    rows = evaluation.get("per_class") or [{"label": label} for label in version.labels]
+    rows = _class_rows(evaluation) or [{"label": label} for label in version.labels]
     split = evaluation.get("split")
     held_out = f"The images are those of the {split} split, which the model was not trained on." if split else ""
     return [_table(tuple(rows[0]), (tuple(row.values()) for row in rows)) if rows else "", held_out]
+
+
+def _class_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the figures of each class, or of each label where images have several."""
+    rows = evaluation.get("per_class") or evaluation.get("per_label") or []
+    return [{name: value for name, value in row.items() if name not in NOT_COLUMNS} for row in rows]
 
 
 def _data(version: Version, evaluation: Mapping[str, Any], origin: Origin) -> list[str]:
@@ -235,7 +242,7 @@ def _data(version: Version, evaluation: Mapping[str, Any], origin: Origin) -> li
 
 
 def _recipe(version: Version) -> list[str]:
-    left_out = ("labels", "advanced", "preset", "trained_from", "model_name")
+    left_out = ("labels", "thresholds", "advanced", "preset", "trained_from", "model_name")
     rows = {name: value for name, value in version.about.items() if name not in left_out and value not in ("", None)}
     preset = version.about.get("preset") or {}
     chosen = f"Recipe {preset['recipe']}: {preset['why']}." if preset.get("recipe") and preset.get("why") else ""
@@ -285,12 +292,12 @@ def weak_classes(evaluation: Mapping[str, Any]) -> dict[str, str]:
     """Finds the classes whose recall is significantly below that over all images.
 
     Args:
-        evaluation: Content of the metrics file, with label, recall and images of each class in per_class; others have none.
+        evaluation: Content of the metrics file, with label, recall and images of each class in per_class or per_label.
 
     Returns:
         What is known of each such class, by its label, the weakest first.
     """
-    rows = [row for row in evaluation.get("per_class") or [] if row.get("images") and row.get("recall") is not None]
+    rows = [row for row in _class_rows(evaluation) if row.get("images") and row.get("recall") is not None]
     total = sum(row["images"] for row in rows)
     mean = sum(row["recall"] * row["images"] for row in rows) / total if total else 0.0
     weak = [row for row in rows if _upper_bound(row["recall"], row["images"]) < mean]
@@ -345,6 +352,6 @@ def field_text(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Returns the content of a cell: a figure with four decimals, anything else on one line."""
-    text = f"{value:.4f}" if isinstance(value, float) else field_text(value)
+    """Returns the content of a cell: a figure with four decimals, none as nothing, anything else on one line."""
+    text = f"{value:.4f}" if isinstance(value, float) else "" if value is None else field_text(value)
     return " ".join(text.replace("|", r"\|").split())

@@ -17,7 +17,7 @@ from kfp_vision.repository.version import HISTORY_FILE, Version, exported_versio
 from kfp_vision.storage import atomic
 
 CARD_NAME, REPORT_NAME = "model_card.md", "report.html"  # as they are called in a registry
-NOT_PARAMETERS = ("labels", "advanced", "preset", "model_name", "trained_from")
+NOT_PARAMETERS = ("labels", "thresholds", "advanced", "preset", "model_name", "trained_from")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,10 @@ def _register(registry: registries.Registry, model: Registration) -> dict[str, A
     try:
         found = kind.register(kind.connect(registry.address), model)
     except (Exception, InputError) as error:  # whatever a registry answers, the model is good
-        reason = redact(" ".join(str(error).removeprefix(InputError.PREFIX).split()) or type(error).__name__)
+        said = (
+            str(error) if isinstance(error, InputError) else f"its answer is not understood ({type(error).__name__}: {error})"
+        )
+        reason = redact(" ".join(said.removeprefix(InputError.PREFIX).split()))
         print(f"warning: {model.name} is not registered in {registry.kind}: {reason}", flush=True)
         return {"kind": registry.kind, "error": reason}
     relation = "registered in" if found.is_new else "is registered already in"

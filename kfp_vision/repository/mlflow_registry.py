@@ -122,17 +122,20 @@ def find_uri(api: RegistryApi, name: str, version: str) -> str:
     model, at, alias = name.partition("@")
     try:
         if at:
-            found = api.get(f"{API}/registered-models/alias", name=model, alias=alias)["model_version"]
+            answer = api.get(f"{API}/registered-models/alias", name=model, alias=alias)
         elif version == "latest":
             listed = api.get(f"{API}/model-versions/search", filter=f"name='{model}'", order_by="version_number DESC")
-            found = listed.get("model_versions", [])[0]
+            answer = {"model_version": found[0]} if (found := listed.get("model_versions")) else {}
         else:
-            found = api.get(f"{API}/model-versions/get", name=model, version=version)["model_version"]
-    except (NotRegistered, IndexError):
+            answer = api.get(f"{API}/model-versions/get", name=model, version=version)
+    except NotRegistered:
+        answer = {}
+    source = (answer.get("model_version") or {}).get("source")
+    if not source:
         wanted = name if at else f"{name}/{version}"
-        raise NotFoundError("MLflow must have the version", f"no {wanted} at {api.address}", "Check its name.") from None
-    source: str = found["source"]
-    return source
+        rule = "MLflow must have the version, with a place to load it from"
+        raise NotFoundError(rule, f"no {wanted} at {api.address}", f"Check its name, and {ADDRESS_VARIABLE}.")
+    return str(source)
 
 
 def _find_version(api: RegistryApi, model: Registration) -> str:

@@ -173,7 +173,7 @@ def rollback(uri: str, to: int | str = 0) -> tuple[str, int, int]:
 
     Args:
         uri: Path of the repository, or its folder in a bucket.
-        to: Number or alias of the earlier version; 0 for the one before the newest.
+        to: Number or alias of the earlier version, or `newest`; 0 for the one before the newest.
 
     Returns:
         The name of the model, the number of the earlier version, and its new number, which is the newest's if that is the
@@ -184,7 +184,9 @@ def rollback(uri: str, to: int | str = 0) -> tuple[str, int, int]:
     """
     repository = repository_at(uri)
     published = repository.versions()
-    wanted_number = papers.read_aliases(uri).get(str(to), int(to) if str(to).isdecimal() else 0)
+    newest_number = {papers.NEWEST: published[-1].number} if published else {}
+    named = papers.read_aliases(uri) | newest_number
+    wanted_number = named.get(str(to), int(to) if str(to).isdecimal() else 0)
     found = [version for version in published if version.number == wanted_number] if to else published[-2:-1]
     if not found:
         numbers = ", ".join(str(version.number) for version in published) or "none"

@@ -6,6 +6,7 @@ register_in=mlflow+http://host:5000           the one at an address
 
 from types import ModuleType
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from kfp_vision.core.errors import FieldError
 from kfp_vision.repository import kubeflow_registry, mlflow_registry
@@ -41,10 +42,19 @@ def parse_registries(register_in: str) -> list[Registry]:
 
 def _parse(entry: str) -> Registry:
     kind, plus, address = entry.partition("+")
-    if kind not in REGISTRIES or (plus and not address.startswith(("http://", "https://"))):
-        rule = f"register_in must name {' or '.join(REGISTRIES)}, or both, comma-separated"
-        raise FieldError(rule, entry, f"Write {MLFLOW}, or {MLFLOW}+http://host:5000 for one at an address.")
     if "@" in address:
         rule, remedy = "register_in must not contain a user name or password", "Set them in the secret kfp-vision-registries."
         raise FieldError(rule, f"{kind}+...", remedy)
+    if kind not in REGISTRIES or (plus and not _is_server(address)):
+        rule = f"register_in must name {' or '.join(REGISTRIES)}, or both, comma-separated"
+        raise FieldError(rule, entry, f"Write {MLFLOW}, or {MLFLOW}+http://host:5000 for one at an address.")
     return Registry(kind, address)
+
+
+def _is_server(address: str) -> bool:
+    """Returns whether an address names a server and, if any, a port that there is."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number, or too large
+        return False

@@ -88,10 +88,12 @@ class RegistryApi:
             rule, remedy = "a model registry must accept the request", "See the registry's log."
             raise InputError(rule, f"HTTP {answer.status_code} from {url}: {_message(answer)}", remedy)
         try:
-            content: dict[str, Any] = answer.json() if answer.content else {}
+            content: Any = answer.json() if answer.content else {}
         except ValueError:
-            rule, remedy = "a model registry must answer with JSON", "Give the address of its API, not of a page."
-            raise InputError(rule, f"something else from {url}", remedy) from None
+            content = None
+        if not isinstance(content, dict):
+            rule, remedy = "a model registry must answer with an object of JSON", "Give the address of its API, not of a page."
+            raise InputError(rule, f"something else from {url}", remedy)
         return content
 
 

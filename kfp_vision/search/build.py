@@ -10,7 +10,7 @@ import numpy as np
 
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.core.values import ONE
-from kfp_vision.dataset import image_files, scan, table
+from kfp_vision.dataset import image_files, scan, several_labels, table
 from kfp_vision.dataset.table import ImageRow, read_table, write_table, write_unused
 from kfp_vision.networks import NETWORKS
 from kfp_vision.records.partitions import partition_numbers
@@ -66,7 +66,8 @@ def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE
     skipped = found.skipped.lines()
     if not found.rows:
         raise no_images_to_index_error([], skipped)
-    for line in [*found.notes, *skipped]:
+    hidden = several_labels.hidden_notes(found) if labels == ONE else []
+    for line in [*found.notes, *hidden, *skipped]:
         print(line)
     write_table(table, found.rows)
     print(f"{len(found.rows)} images to index")

@@ -69,7 +69,7 @@ def test_reports_the_counts_and_the_accuracy(unpartitioned):
     assert result["accuracy"] == pytest.approx(9 / 11)
     closing = lines[next(number for number, line in enumerate(lines) if line.startswith("predicted ")) :]
     assert closing[0] == f"predicted 11 images, 1 unreadable: {result['predictions']}"
-    assert closing[1] == "accuracy  0.8182 on images in folders named after a class"
+    assert closing[1] == "accuracy  0.8182 on images in folders named after their labels"
     assert closing[2].startswith("done in ")
     assert result["skipped"] == []
 

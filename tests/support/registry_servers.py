@@ -189,3 +189,35 @@ def _schema() -> Any:
     if folder not in sys.path:
         sys.path.append(folder)
     return importlib.import_module("mr_openapi.models")
+
+
+class _OtherServer(BaseHTTPRequestHandler):
+    """Answers every request with the JSON that the first folder of its path names."""
+
+    def do_GET(self) -> None:
+        """Answers."""
+        body = {"list": b"[]", "nothing": b"null", "object": b"{}"}[self.path.split("/")[1]]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        """Answers."""
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Logs nothing."""
+
+
+@contextlib.contextmanager
+def other_server() -> Iterator[str]:
+    """Runs a server that is no registry, and yields its address: below it, `list`, `nothing` and `object` are JSON of these."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _OtherServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -251,7 +251,7 @@ CASES = {
         ["rose/1.jpg", *numbered(["daisy", "tulip"])],
         flat("daisy", "tulip"),
         {"in a class of fewer than 2 images": 1},
-        note="1 of 3 classes, of fewer than 2 images, are left out (1 images): rose (1).",
+        note="1 of 3 classes, of fewer than 2 images, are left out (1 image): rose (1).",
         advanced={"min_images_per_class": 2},
     ),
 }

@@ -185,8 +185,33 @@ def test_the_separator_is_told_and_can_be_given(tmp_path):
 
 
 def test_lines_of_different_numbers_of_classes_are_rejected(tmp_path):
-    with pytest.raises(InputError, match="got lines of 2 and 3 classes in"):
+    with pytest.raises(InputError, match="got lines of 2 and 3 numbers before the path in"):
         read(tmp_path, "a.lst", "0\t0\t1\t1.jpg\n1\t1\t0\t0\t2.jpg\n")
+    with pytest.raises(InputError, match="got lines of 1 and 3 numbers before the path in"):
+        read(tmp_path, "a.lst", "0\t0\t1\t1\t1.jpg\n1\t2\t2.jpg\n")
+
+
+@pytest.mark.parametrize("rule", [SEVERAL, LabelRule()])
+def test_tasks_with_boxes_alone_are_rejected_and_not_taken_for_images_without_a_label(tmp_path, rule):
+    box = {"type": "rectanglelabels", "value": {"x": 1, "y": 2, "width": 3, "height": 4, "rectanglelabels": ["rose"]}}
+    boxed, empty = task("1.jpg", choices(result=[box])), task("2.jpg", choices())
+    with pytest.raises(InputError, match="got an export of Label Studio that holds no choices, only rectanglelabels in"):
+        read(tmp_path, "a.json", json.dumps([boxed, empty]), rule)
+    beside = task("2.jpg", choices("rose"))  # a question of the same project
+    assert read(tmp_path, "a.json", json.dumps([boxed, beside]), SEVERAL) == [("1.jpg", [], True), ("2.jpg", ["rose"], False)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"categories": COCO["categories"][1:]}, "whose category 2 has no name"),
+        ({"categories": [{"id": 2, "name": None}, *COCO["categories"][1:]]}, "whose category 2 has no name"),
+        ({"images": [{"id": "7", "file_name": "1.jpg"}]}, "none of whose image_id, such as 7, is the id of an image"),
+    ],
+)
+def test_annotations_of_coco_that_fit_no_category_or_no_image_are_rejected(tmp_path, changed, found):
+    with pytest.raises(InputError, match=f"got annotations of COCO {found} in"):
+        read(tmp_path, "a.json", json.dumps(COCO | changed))
 
 
 def test_a_class_outside_the_class_map_is_rejected(tmp_path):

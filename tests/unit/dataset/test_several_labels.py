@@ -74,6 +74,48 @@ def test_with_one_label_such_that_seem_to_be_several_are_told(labels, sentences)
     assert hidden_notes(found) == sentences
 
 
+def test_with_several_labels_such_of_another_separator_are_told(tmp_path, capsys):
+    table = drawn.write_folder(tmp_path / "photos", 40)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:21], *(line.replace("|", ";") for line in lines[21:])]) + "\n")
+    ingested(table, tmp_path, advanced=Advanced.parse({"min_images_per_class": 2}))
+    remedy = "separate all labels by one character, and set label_separator of advanced to it."
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "seem to be several" in line]
+    assert ";" in note and note.startswith("Labels such as ") and note.endswith(f" seem to be several: {remedy}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "value"),
+    [
+        (["1.jpg,[]", "2.jpg,[]"], "none at {uri} (2 images without a label)"),
+        (["1.jpg,red", "2.jpg,[]"], "one at {uri} (red, 1 image without a label)"),
+    ],
+)
+def test_fewer_than_two_labels_are_rejected(tmp_path, lines, value):
+    for name in ("1", "2"):
+        (tmp_path / f"{name}.jpg").write_bytes(drawn.draw(("red",), int(name)))
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(["uri,label", *lines]) + "\n")
+    with pytest.raises(InputError) as refused:
+        ingested(table, tmp_path)
+    rule = "error: images_uri must contain at least two classes; got"
+    assert str(refused.value) == f"{rule} {value.format(uri=table)}. List images of at least two classes."
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_predefined_split_without_any_label_is_rejected_before_the_training(tmp_path, split):
+    lines = ["uri,label,split"]
+    for number, label in enumerate(("red", "blue", "[]", "[]")):
+        (tmp_path / f"{number}.jpg").write_bytes(drawn.draw(("red",), number))
+        lines.append(f"{number}.jpg,{label},{split if label == '[]' else 'train'}")
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        InputError, match=f"a predefined {split} split must hold an image with a label; got none among 2 images"
+    ):
+        ingested(table, tmp_path)
+
+
 def test_lines_and_copies_of_an_image_add_their_labels_and_the_last_split_counts(tmp_path):
     for name, seed in (("1", 1), ("2", 1), ("3", 3), ("4", 4)):
         (tmp_path / f"{name}.jpg").write_bytes(drawn.draw(("red",), seed))

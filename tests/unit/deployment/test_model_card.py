@@ -13,7 +13,8 @@ from support.exported_model import version
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.deployment import model_card
 from kfp_vision.deployment.model_card import Origin
-from kfp_vision.evaluation import metrics
+from kfp_vision.evaluation import metrics, multilabel_metrics
+from kfp_vision.evaluation.multilabel_metrics import MultilabelPredictions
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.repository.version import Version
 
@@ -86,14 +87,26 @@ def test_a_class_is_weak_if_its_interval_lies_below_the_recall_of_all(first):
 
 
 def test_a_model_of_several_labels_gets_a_card_of_its_own_figures(tmp_path):
-    model = version(tmp_path / "model" / "1", labels_per_image="several")
-    per_class = [{"label": "daisy", "average_precision": 0.91, "images": 12}]
-    evaluation = {"images": 40, "split": "test", "mean_average_precision": 0.8765, "per_class": per_class}
-    evaluation |= {"mean_average_precision_interval": [0.8, 0.93], "verdict": {"accepted": False, "reasons": ["too low"]}}
-    card = model_card.model_card(model, evaluation, Origin())
-    assert "Says which of 2 classes an image shows." in card
-    assert "| mean_average_precision | 0.8765 | 0.8000 to 0.9300 |" in card
-    assert "| label | average_precision | images |\n| --- | --- | --- |\n| daisy | 0.9100 | 12 |" in card
+    labels, thresholds = ["daisy", "rose", "tulip"], [0.5, 0.4, 0.3]
+    model = version(tmp_path / "model" / "1", labels=labels, labels_per_image="several", thresholds=thresholds)
+    truth = np.zeros((200, 3), bool)
+    truth[:100, 0] = truth[:, 1] = True  # none has the third
+    probabilities = np.tile([0.1, 0.9, 0.1], (200, 1))
+    probabilities[:60, 0] = 0.8
+    predictions = MultilabelPredictions(
+        [str(n) for n in range(200)], truth, probabilities, np.array(thresholds), np.full(200, 300)
+    )
+    found = multilabel_metrics.multilabel_metrics(predictions, labels).as_dict()
+    verdict = {"split": "test", "verdict": {"accepted": False, "reasons": ["too low"]}}
+    card = model_card.model_card(model, json.loads(json.dumps(found | verdict)), Origin())
+    assert "Says which of 3 classes an image shows." in card
+    # 60 of 100 found, all of these rightly: average precision 0.6 + 0.4 * 100 / 200
+    assert "| mean_average_precision | 0.9000 | " in card
+    assert "| label | threshold | precision | recall | f1 | average_precision | images | named |" in card
+    assert "| daisy | 0.5000 | 1.0000 | 0.6000 | 0.7500 | 0.8000 | 100 | 60 |" in card
+    assert "| tulip | 0.3000 | 0.0000 | 0.0000 | 0.0000 |  | 0 | 0 |" in card
+    assert "| thresholds |" not in card
+    assert "- daisy: 60.0 % of 100 images, of all 86.7 %" in card
     assert "Rejected." in card
     assert "accuracy" not in card.replace("min_accuracy", "")
 

@@ -97,7 +97,7 @@ def test_rollback_republishes_the_given_version(repository):
     assert publish.rollback(str(repository), 1) == ("flowers", 1, 4)
     assert weights(repository, 4) == b"1"
     assert publish.rollback(str(repository), 1) == ("flowers", 1, 4)  # it is the newest already
-    assert publish.rollback(str(repository), 4) == ("flowers", 4, 4)
+    assert publish.rollback(str(repository), 4) == publish.rollback(str(repository), "newest") == ("flowers", 4, 4)
     assert numbers(repository) == [1, 2, 3, 4]
 
 

@@ -1,6 +1,7 @@
 """URIs of registered models; tests/services resolves them with real registries."""
 
 import pytest
+from support.registry_servers import other_server
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository.registered import resolve
@@ -41,3 +42,19 @@ def test_mlflow_without_an_address_is_said(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(InputError, match=r"the address of MLflow must begin with http://.* Set MLFLOW_TRACKING_URI, or write"):
         resolve("models:/flowers/1")
+
+
+@pytest.mark.parametrize("version", ["/1", "/latest", "@champion"])
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        ("list", "a model registry must answer with an object of JSON; got something else from"),
+        ("nothing", "a model registry must answer with an object of JSON; got something else from"),
+        ("object", "MLflow must have the version, with a place to load it from; got no flowers"),
+    ],
+)
+def test_the_answers_of_another_server_are_rejected_in_one_line(monkeypatch, kind, rule, version):
+    with other_server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}/{kind}")
+        with pytest.raises(InputError, match=rule):
+            resolve(f"models:/flowers{version}")

@@ -37,6 +37,17 @@ def test_a_label_is_searched_among_all_images_that_have_it(folder):
         index.positions_with_label("blue|red")
 
 
+def test_labels_that_seem_to_be_several_are_told_before_the_images_are_indexed(tmp_path, capsys):
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(colour_sets.picture(number))
+    (tmp_path / "a.csv").write_text("uri,label\n0.png,red\n1.png,blue\n2.png,blue|red\n3.png,red\n")
+    build.list_images(str(tmp_path / "a.csv"), 1, tmp_path / "table.csv")
+    note = "Labels such as blue|red seem to be several: set labels to several if they are."
+    assert capsys.readouterr().out.splitlines() == [note, "4 images to index"]
+    build.list_images(str(tmp_path / "a.csv"), 1, tmp_path / "table.csv", "several")
+    assert note not in capsys.readouterr().out
+
+
 def test_hits_show_all_labels(folder, tmp_path):
     searcher = LocalSearcher(Index(folder), 3, "green")
     (near,) = searcher.nearest([colour_sets.picture(85)])  # red and blue
