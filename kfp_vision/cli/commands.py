@@ -244,8 +244,9 @@ def _define_models(command: argparse.ArgumentParser) -> None:
     command.add_argument("repository", metavar="REPOSITORY", help="model repository, local or in a bucket")
     verb = command.add_mutually_exclusive_group()
     verb.add_argument("--show", metavar="VERSION", help="print the model card of a version: a number, an alias or newest")
-    verb.add_argument("--tag", nargs=2, metavar=("VERSION", "TAG"), help="add a tag to a version")
-    verb.add_argument("--untag", nargs=2, metavar=("VERSION", "TAG"), help="remove a tag from a version")
+    pair: dict[str, Any] = {"nargs": 2, "action": "append", "metavar": ("VERSION", "TAG")}
+    verb.add_argument("--tag", **pair, help="add a tag to a version; may be given several times")
+    verb.add_argument("--untag", **pair, help="remove a tag from a version; may be given several times")
     verb.add_argument("--alias", nargs=2, metavar=("ALIAS", "VERSION"), help="name a version champion or challenger")
     verb.add_argument("--unalias", metavar="ALIAS", help="let an alias name no version")
     source = "publish a model as the newest version: a run's folder, a model repository, or with --force any model"

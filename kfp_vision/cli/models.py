@@ -37,10 +37,10 @@ def manage(options: argparse.Namespace) -> Iterable[str]:
         version = _find(place, published, options.show)
         return [papers.read_card(place, version).rstrip()]
     if options.tag or options.untag:
-        name, tag = options.tag or options.untag
-        number = papers.find_number(place, published, name)
-        change = {"add": [tag]} if options.tag else {"remove": [tag]}
-        return [f"version {number}: {', '.join(papers.change_tags(place, number, **change)) or 'no tags'}"]
+        change = "add" if options.tag else "remove"
+        named = [(papers.find_number(place, published, name), tag) for name, tag in options.tag or options.untag]
+        changed = {number: papers.change_tags(place, number, **{change: [tag]}) for number, tag in named}
+        return [f"version {number}: {', '.join(tags) or 'no tags'}" for number, tags in changed.items()]
     if options.alias:
         alias, name = options.alias
         number = papers.find_number(place, published, name)

@@ -148,8 +148,14 @@ def read_tags(place: str, number: int) -> list[str]:
     Args:
         place: Path or URI of the repository.
         number: Number of the version.
+
+    Raises:
+        InputError: The file holds something else, or the store denies access or does not answer.
     """
-    tags: list[str] = (_read_json(uris.join_uri(_folder(place, number), TAGS_FILE)) or {}).get("tags", [])
+    where = uris.join_uri(_folder(place, number), TAGS_FILE)
+    tags = (_read_json(where) or {}).get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise _not_ours(where)
     return sorted(tags)
 
 
@@ -189,8 +195,15 @@ def read_aliases(place: str) -> dict[str, int]:
 
     Args:
         place: Path or URI of the repository.
+
+    Raises:
+        InputError: The file holds something else, or the store denies access or does not answer.
     """
-    return _read_json(uris.join_uri(place, f"{PAPERS_FOLDER}/{ALIASES_FILE}")) or {}
+    where = uris.join_uri(place, f"{PAPERS_FOLDER}/{ALIASES_FILE}")
+    aliases = _read_json(where) or {}
+    if not all(isinstance(number, int) for number in aliases.values()):
+        raise _not_ours(where)
+    return aliases
 
 
 def set_alias(place: str, alias: str, number: int | None) -> None:
@@ -257,7 +270,13 @@ def _read_json(uri: str) -> dict[str, Any] | None:
     if content is None:
         return None
     try:
-        found: dict[str, Any] = json.loads(content)
+        found: Any = json.loads(content)
     except ValueError:
-        raise InputError("papers must be JSON as this library writes them", uri, "Delete the file.") from None
+        raise _not_ours(uri) from None
+    if not isinstance(found, dict):
+        raise _not_ours(uri)
     return found
+
+
+def _not_ours(uri: str) -> InputError:
+    return InputError("papers must be JSON as this library writes them", uri, "Delete the file.")

@@ -4,16 +4,21 @@ The clients of both registries would bring 80 MB and 20 packages into every cont
 """
 
 import base64
+import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from kfp_vision.core.errors import AccessError, InputError, UnreachableError
 
-TIMEOUT = (5, 30)  # seconds to connect, and to wait for an answer
+TIMEOUT = (5, 30)  # seconds to connect, and to wait for the next bytes of an answer
+MAX_SECONDS = 60.0  # for the whole answer
+MAX_ANSWER_BYTES, READ_BYTES = 64 << 20, 64 << 10
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # of every pod on Kubernetes
 
 
@@ -75,8 +80,9 @@ class RegistryApi:
     def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         url = f"{self.address}/{path}"
         try:
-            answer = requests.request(method, url, headers=self._headers, timeout=TIMEOUT, **options)
-        except (requests.RequestException, ValueError) as error:
+            answer = requests.request(method, url, headers=self._headers, timeout=TIMEOUT, stream=True, **options)
+            body = _read_body(answer)
+        except (requests.RequestException, HTTPError, ValueError) as error:
             rule, remedy = "a model registry must answer", "Check its address, and that it runs."
             raise UnreachableError(rule, f"{type(error).__name__} from {self.address}", remedy) from None
         if answer.status_code == 404:
@@ -86,9 +92,9 @@ class RegistryApi:
             raise AccessError(rule, f"HTTP {answer.status_code} from {url}", remedy)
         if not answer.ok:
             rule, remedy = "a model registry must accept the request", "See the registry's log."
-            raise InputError(rule, f"HTTP {answer.status_code} from {url}: {_message(answer)}", remedy)
+            raise InputError(rule, f"HTTP {answer.status_code} from {url}: {_message(body)}", remedy)
         try:
-            content: Any = answer.json() if answer.content else {}
+            content: Any = json.loads(body) if body else {}
         except ValueError:
             content = None
         if not isinstance(content, dict):
@@ -122,10 +128,22 @@ def setting(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
-def _message(answer: requests.Response) -> str:
+def _read_body(answer: requests.Response) -> bytes:
+    """Reads an answer; the timeout of requests is for each read, so that a byte now and then would hold us for ever."""
+    begun, parts, size = time.monotonic(), list[bytes](), 0
+    with answer:
+        while part := answer.raw.read1(READ_BYTES, decode_content=True):  # what has come, without waiting for more
+            parts.append(part)
+            size += len(part)
+            if size > MAX_ANSWER_BYTES or time.monotonic() - begun > MAX_SECONDS:
+                raise requests.Timeout(f"{size} bytes in {time.monotonic() - begun:.0f} s")
+    return b"".join(parts)
+
+
+def _message(body: bytes) -> str:
     """Returns what the registry says of an error, in one line."""
     try:
-        text = str(answer.json().get("message", ""))
+        text = str(json.loads(body).get("message", ""))
     except (ValueError, AttributeError):
-        text = answer.text
+        text = body.decode(errors="replace")
     return " ".join(text.split())[:300].rstrip(".")

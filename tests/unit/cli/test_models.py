@@ -62,6 +62,12 @@ def test_prints_a_line_of_json_per_version(capsys, place):
     assert (old["version"], old["served"], old["figures"], old["accepted"]) == (1, False, None, None)
 
 
+def test_several_tags_at_a_time_are_all_taken(capsys, place):
+    tags = ["--tag", "1", "night", "--tag", "newest", "reviewed", "--tag", "1", "old"]
+    assert printed(capsys, place, *tags) == ["version 1: night, old", "version 2: reviewed"]
+    assert printed(capsys, place, "--untag", "1", "old", "--untag", "1", "night") == ["version 1: no tags"]
+
+
 def test_shows_a_card_and_takes_tags_and_aliases_back(capsys, place):
     assert printed(capsys, place, "--show", "2")[0] == "---"
     assert "a version must have papers" in refused(capsys, place, "--show", "1")

@@ -146,3 +146,18 @@ def test_damaged_papers_are_named(place):
     (Path(place) / "papers" / "aliases.json").write_text("{")
     with pytest.raises(InputError, match=r"papers must be JSON .*aliases\.json"):
         papers.read_aliases(place)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"tags": "gold"}', '{"tags": [1]}'])
+def test_tags_of_another_kind_are_named(place, content):
+    papers.change_tags(place, 1, add=["gold"])
+    (Path(place) / "papers" / "1" / "tags.json").write_text(content)
+    with pytest.raises(InputError, match=r"papers must be JSON .*tags\.json"):
+        papers.read_tags(place, 1)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"champion": "1"}'])
+def test_aliases_of_another_kind_are_named(place, content):
+    (Path(place) / "papers" / "aliases.json").write_text(content)
+    with pytest.raises(InputError, match=r"papers must be JSON .*aliases\.json"):
+        papers.read_aliases(place)
