@@ -22,7 +22,7 @@ from kfp_vision.repository import registries
 from kfp_vision.storage import base
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_FIELDS = 37
+MAX_FIELDS = 36
 STAGES = [
     "call-endpoint",
     "check-run",

@@ -179,7 +179,7 @@ def test_the_form_has_the_expected_fields_types_defaults_and_choices(name, expec
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_form_is_short_has_defaults_and_hides_kfps_internals(name):
     lines = form_lines(name)
-    assert 0 < len(lines) <= 37
+    assert 0 < len(lines) <= 36
     assert [line for line in lines if line.endswith(": nothing") or KFP_INTERNALS.search(line)] == []
 
 
