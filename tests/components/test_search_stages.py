@@ -44,7 +44,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def listed(image_folder, tmp_path_factory) -> run_component.Result:
-    values = {"fingerprint": "any", "images_uri": str(image_folder), "partitions": 2}
+    values = {"fingerprint": "any", "images_uri": str(image_folder), "partitions": 2, "labels": "one"}
     return run_component.run(components.list_images, tmp_path_factory.mktemp("list"), **values)
 
 
@@ -106,7 +106,7 @@ def test_lists_images_of_any_name_and_names_the_other_files(tmp_path, image_fold
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg?width=640").write_bytes((image_folder / "bellcup" / "0001.jpg").read_bytes())
     (tmp_path / "photos" / "notes").write_text("no image")
-    values = {"fingerprint": "any", "images_uri": str(tmp_path / "photos"), "partitions": 1}
+    values = {"fingerprint": "any", "images_uri": str(tmp_path / "photos"), "partitions": 1, "labels": "one"}
     ended = run_component.run(components.list_images, tmp_path / "root", **values)
     assert ended.printed == [
         "1 files without a usual ending are images by their first bytes: 1.jpg?width=640.",
@@ -124,7 +124,7 @@ def test_lists_all_labels_of_images_that_have_several(tmp_path):
 
 def test_rejects_a_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
-    values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1}
+    values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1, "labels": "one"}
     ended = run_component.run(components.list_images, tmp_path / "root", **values)
     assert run_component.error_line(ended).startswith("error: there must be images to index; got no images.")
 
