@@ -77,7 +77,8 @@ def test_serving_is_not_checked_for_a_model_that_will_not_be_deployed(copied_inp
     assert ended.output is False
     assert ended.printed == [f"serving is not checked: {reason}"]
     inputs = {name: copied_inputs[name] for name in ("model", "verdict")} | {"proof": ended.folder / "proof"}
+    inputs |= {"metrics": copied_inputs["verdict"]}
     update_json(copied_inputs["verdict"], verdict={"accepted": True, "reasons": []})
-    target = {"deploy_to": str(tmp_path / "repository"), "advanced": {}}
+    target = {"deploy_to": str(tmp_path / "repository"), "advanced": {}, **run_component.ORIGIN}
     refused = run_component.run(components.deploy_model, tmp_path / "deploy", inputs, **target)
     assert run_component.error_line(refused).startswith("error: the proof must be of the model it is used for; got one of ")
