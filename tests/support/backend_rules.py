@@ -63,6 +63,7 @@ OUTSIDE = {
     "deploy_*": "writes a version into a repository, or tells the cluster to serve it",
     "register_model": "tells the registries that people look in of a model, once by its fingerprint",
     "export_model": "copies files into a repository",
+    "collect_logged": "takes what the logger has written by now, and writes to the collection",
     "call_endpoint": "asks the service that is deployed",
     "report_outcome": "tells people how this very run ended",
 }
