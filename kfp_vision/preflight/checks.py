@@ -15,7 +15,7 @@ from kfp_vision.core.values import ONE, normalize_numbers
 from kfp_vision.exports import formats
 from kfp_vision.networks import NETWORKS
 from kfp_vision.preflight import nodes, rules
-from kfp_vision.storage import base, reading, retry, uris, writing
+from kfp_vision.storage import base, retry, uris
 from kfp_vision.training import choose_network, trial_plan
 from kfp_vision.training.recipe_presets import Preset
 
@@ -243,6 +243,7 @@ def check_collected(form: Mapping[str, Any]) -> None:
         return
     from kfp_vision.collection import collected
     from kfp_vision.repository import version  # as in _check_images
+    from kfp_vision.storage import reading, writing
 
     version.check_model_uri(form["model_uri"], "model_uri")
     if form["logged_uri"]:
@@ -267,6 +268,7 @@ def check_review(form: Mapping[str, Any]) -> None:
         return
     from kfp_vision.prediction import batch
     from kfp_vision.repository import version
+    from kfp_vision.storage import reading  # as in _check_images
 
     version.check_model_uri(form["model_uri"], "model_uri")
     if form["images_uri"]:

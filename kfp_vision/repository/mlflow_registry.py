@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from kfp_vision.core.errors import FieldError, InputError, NotFoundError
 from kfp_vision.repository.registration import FINGERPRINT_KEY, Registered, Registration
 from kfp_vision.repository.registry_api import NotRegistered, RegistryApi, authorization, service_account_token, setting
-from kfp_vision.storage import base, uris, writing
+from kfp_vision.storage import base, uris
 
 ADDRESS_VARIABLE, RUN_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"
 TOKEN_VARIABLE, USER_VARIABLE, PASSWORD_VARIABLE = (
@@ -194,6 +194,10 @@ def _metrics(model: Registration) -> Iterator[dict[str, Any]]:
 
 def _attach(api: RegistryApi, place: str, model: Registration) -> None:
     """Uploads the files to the run's place: through MLflow if it stands in between, else to the store."""
+    from kfp_vision.storage import (
+        writing,
+    )  # needs packages that the plain install lacks, and a form's pods are named by this file
+
     location = urlsplit(place)
     for name, file in model.files.items():
         if location.scheme == "mlflow-artifacts":

@@ -92,7 +92,13 @@ def test_all_iterations_of_a_stage_have_one_number(run):
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(1, 12))
     assert {line.partition("/")[2].partition("]")[0] for line in headings} == {"16"}  # five of them are skipped
-    assert sorted(run.result["skipped"]) == ["call_endpoint", "deploy_model", "export_model", "predict_images", "register_model"]
+    assert sorted(run.result["skipped"]) == [
+        "call_endpoint",
+        "deploy_model",
+        "export_model",
+        "predict_images",
+        "register_model",
+    ]
 
 
 def test_times_every_stage_and_prints_the_duration_of_every_iteration(run):
