@@ -24,12 +24,13 @@ from kfp_vision.reports.stage_failures import StageLog
 
 LAST_STAGE = "report_outcome"
 STAGES = (  # of all pipelines, in execution order
-    *("check_run", "check_training", "check_sweep", "check_preparation", "check_prediction", "check_collected", "check_search"),
+    *("check_run", "check_training", "check_sweep", "check_preparation", "check_prediction", "check_collected"),
+    *("check_search", "check_review"),
     *("fingerprint_images", "decide_training", "ingest_images", "split_images", "partition_records", "write_tfrecords"),
     *("write_partition", "join_records", "fetch_records", "choose_trials", "train_classifier", "train_trial", "compare_trials"),
-    *("evaluate_classifier", "check_serving", "deploy_model", "call_endpoint", "export_model", "fetch_model"),
-    *("predict_images", "join_predictions", "fetch_embedder", "list_images", "index_images", "join_index"),
-    *("search_images", "audit_images", "collect_logged", "check_drift"),
+    *("evaluate_classifier", "check_serving", "deploy_model", "call_endpoint", "register_model", "export_model"),
+    *("fetch_model", "predict_images", "join_predictions", "fetch_embedder", "list_images", "index_images", "join_index"),
+    *("search_images", "audit_images", "review_images", "collect_logged", "check_drift"),
     *("deploy_index", LAST_STAGE),
 )
 
