@@ -101,7 +101,7 @@ def download_papers(place: str, version: Described, folder: Path) -> bool:
     folder.mkdir(parents=True)
     for found in reading.list_files(_folder(place, version.number)):
         if found.name in (CARD_FILE, PIPELINE_FILE, PAPERS_FILE):
-            (folder / found.name).write_bytes(_read(found.uri) or b"")
+            (folder / found.name).write_bytes(reading.read_if_exists(found.uri) or b"")
     return True
 
 
@@ -135,7 +135,11 @@ def read_card(place: str, version: Described) -> str:
     Raises:
         InputError: The version has none, or the store denies access or does not answer.
     """
-    card = _read(uris.join_uri(_folder(place, version.number), CARD_FILE)) if read_papers(place, version) else None
+    card = (
+        reading.read_if_exists(uris.join_uri(_folder(place, version.number), CARD_FILE))
+        if read_papers(place, version)
+        else None
+    )
     if card is None:
         rule, remedy = "a version must have papers to show its card", "Versions get them when a pipeline deploys them."
         raise InputError(rule, f"none of version {version.number} in {place}", remedy)
@@ -257,16 +261,8 @@ def _as_json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _read(uri: str) -> bytes | None:
-    try:
-        with reading.Reader() as reader:
-            return reader.read(uri)
-    except FileNotFoundError:
-        return None
-
-
 def _read_json(uri: str) -> dict[str, Any] | None:
-    content = _read(uri)
+    content = reading.read_if_exists(uri)
     if content is None:
         return None
     try:

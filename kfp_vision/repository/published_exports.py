@@ -55,9 +55,12 @@ def sync_exports(place: str, repository: Path, formats: Collection[str]) -> bool
     Raises:
         InputError: the exports are being replaced, or the store denies access or does not answer.
     """
+    if not formats:
+        return False
     source, folder = uris.join_uri(place, EXPORTS_FOLDER), repository / EXPORTS_FOLDER
-    table = _read_table(source)
-    if not formats or table is None or ((folder / EXPORTS_FILE).exists() and (folder / EXPORTS_FILE).read_bytes() == table):
+    table_uri = uris.join_uri(source, EXPORTS_FILE)
+    table = reading.read_if_exists(table_uri)
+    if table is None or ((folder / EXPORTS_FILE).exists() and (folder / EXPORTS_FILE).read_bytes() == table):
         return False
     with atomic.replacing(folder) as beside:
         beside.mkdir()
@@ -69,18 +72,10 @@ def sync_exports(place: str, repository: Path, formats: Collection[str]) -> bool
                     transfer.download(found.uri, beside / export / name)
                 except ObjectNotFound as reason:
                     raise _changed(str(reason)) from None
-        if _read_table(source) != table:
+        if reading.read_if_exists(table_uri) != table:
             raise _changed(source)
         (beside / EXPORTS_FILE).write_bytes(table)
     return True
-
-
-def _read_table(source: str) -> bytes | None:
-    try:
-        with reading.Reader() as reader:
-            return reader.read(uris.join_uri(source, EXPORTS_FILE))
-    except FileNotFoundError:
-        return None
 
 
 def _changed(found: str) -> InputError:

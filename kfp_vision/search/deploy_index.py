@@ -102,7 +102,7 @@ def sync_index(place: str, folder: Path) -> bool:
         InputError: The index is damaged, or the store denies access or does not answer.
     """
     source = uris.join_uri(place, INDEX_FOLDER)
-    metadata = _read_metadata(source)
+    metadata = reading.read_if_exists(uris.join_uri(source, INDEX_FILE))
     if metadata is None or ((folder / INDEX_FILE).exists() and (folder / INDEX_FILE).read_bytes() == metadata):
         return False
     about = parse_index_info(metadata, source)
@@ -135,18 +135,9 @@ def _find_newest(deploy_to: str) -> tuple[str, publish.PublishedVersion]:
     raise InputError(rule, f"none in {deploy_to}", "Deploy the model there first.")
 
 
-def _read_metadata(uri: str) -> bytes | None:
-    """Returns the content of `index.json`; None if there is no index."""
-    try:
-        with reading.Reader() as reader:
-            return reader.read(uris.join_uri(uri, INDEX_FILE))
-    except FileNotFoundError:
-        return None
-
-
 def _generation(uri: str) -> int:
     """Returns the number of the current generation; 0 if there is no index, or its metadata is damaged."""
-    metadata = _read_metadata(uri)
+    metadata = reading.read_if_exists(uris.join_uri(uri, INDEX_FILE))
     try:
         return parse_index_info(metadata, uri).generation if metadata else 0
     except InputError:

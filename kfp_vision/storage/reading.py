@@ -578,6 +578,26 @@ def read_image(uri: str, field: str) -> bytes:
             raise InputError(f"{field} must name an image", f"{uri} ({reason})", "Give a JPEG or a PNG.") from None
 
 
+def read_if_exists(uri: str) -> bytes | None:
+    """Reads a file of any store.
+
+    Args:
+        uri: of the file.
+
+    Returns:
+        Its content; None if there is none.
+
+    Raises:
+        AccessError: the store denies access.
+        UnreachableError: the store does not answer.
+    """
+    try:
+        with Reader() as reader:
+            return reader.read(uri)
+    except FileNotFoundError:
+        return None
+
+
 def list_files(uri: str) -> list[FileInfo]:
     """Lists all files below a folder or a bucket folder, recursively.
 
