@@ -8,22 +8,20 @@ these refuse.
 
 import contextlib
 import importlib
-import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import requests
+from support.json_server import json_server
 from support.model_servers import free_port, started, until
 from support.skip import leave_out
 
@@ -90,38 +88,17 @@ class KubeflowRegistry:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["KubeflowRegistry"]:
-        registry = self
         self._schema = _schema()
+        with json_server(self._answer) as self.url:
+            yield self
 
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                registry.tokens.append(self.headers.get("Authorization"))
-                try:
-                    status, answer = registry.respond(self.command, self.path, json.loads(body) if body else None)
-                except ValueError as error:  # of pydantic, too
-                    registry.refused.append(f"{self.command} {self.path}: {error}")
-                    status, answer = 400, {"code": "400", "message": str(error)}
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_GET = do_POST = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+    def _answer(self, method: str, path: str, headers: Mapping[str, str], body: object) -> tuple[int, Any]:
+        self.tokens.append(headers.get("Authorization"))
+        try:
+            return self.respond(method, path, body)
+        except ValueError as error:  # of pydantic, too
+            self.refused.append(f"{method} {path}: {error}")
+            return 400, {"code": "400", "message": str(error)}
 
     def respond(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         """Returns status and answer of a request.
@@ -191,33 +168,7 @@ def _schema() -> Any:
     return importlib.import_module("mr_openapi.models")
 
 
-class _OtherServer(BaseHTTPRequestHandler):
-    """Answers every request with the JSON that the first folder of its path names."""
-
-    def do_GET(self) -> None:
-        """Answers."""
-        body = {"list": b"[]", "nothing": b"null", "object": b"{}"}[self.path.split("/")[1]]
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_POST(self) -> None:
-        """Answers."""
-        self.do_GET()
-
-    def log_message(self, *_: Any) -> None:
-        """Logs nothing."""
-
-
-@contextlib.contextmanager
-def other_server() -> Iterator[str]:
+def other_server() -> contextlib.AbstractContextManager[str]:
     """Runs a server that is no registry, and yields its address: below it, `list`, `nothing` and `object` are JSON of these."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _OtherServer) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    answers: dict[str, object] = {"list": [], "nothing": None, "object": {}}
+    return json_server(lambda method, path, headers, body: (200, answers[path.split("/")[1]]))

@@ -1,11 +1,10 @@
 """A web server that acts as a webhook and as the API of KFP."""
 
 import contextlib
-import json
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from support.json_server import json_server
 
 
 @dataclass
@@ -23,30 +22,9 @@ class Web:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Web"]:
-        web = self
+        def respond(_: str, path: str, headers: Mapping[str, str], body: object) -> tuple[int, object]:
+            self.got.append((path, dict(headers), body))
+            return self.answers.get(path, (404, {}))
 
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                web.got.append((self.path, dict(self.headers), json.loads(body) if body else None))
-                status, answer = web.answers.get(self.path, (404, {}))
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_GET = do_POST = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+        with json_server(respond) as self.url:
+            yield self
