@@ -96,6 +96,7 @@ setup(
             "mypy>=1.13",
             "playwright>=1.48",
             "psutil>=5.9",
+            "pyarrow>=22,<27",  # writes the Parquet files that tests read
             "pytest>=8.3",
             "pytest-cov>=6",
             "pytest-xdist>=3.6",

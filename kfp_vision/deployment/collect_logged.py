@@ -1,8 +1,8 @@
 """Collects what KServe's logger has written to a bucket: requests, whose images the model answers once more.
 
 The logger (`spec.predictor.logger` with `storage`) writes what passes it, requests and responses, each as an object or many in
-a batch, as JSON or CSV. Neither says which version answered, and no response holds an embedding: both come from the model at
-hand.
+a batch, as JSON, CSV or Parquet. None says which version answered, and no response holds an embedding: both come from the model
+at hand.
 """
 
 import base64
@@ -20,15 +20,16 @@ from typing import Any, NamedTuple
 
 from kfp_vision.collection import collect
 from kfp_vision.collection.collected import BATCH_SUFFIX, CollectedAnswer, list_batches, pack_batch
-from kfp_vision.core.errors import DamagedError, FieldError
+from kfp_vision.core.errors import DamagedError
 from kfp_vision.dataset.images import Rejected, looks_like_image
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.reports import results
 from kfp_vision.repository.version import Version
 from kfp_vision.serving.instances import read_image
-from kfp_vision.storage import base, reading, uris, writing
+from kfp_vision.storage import base, parquet, reading, uris, writing
 
-LOG_SUFFIXES, PARQUET = (".json", ".csv"), ".parquet"
+JSON, CSV, PARQUET = ".json", ".csv", ".parquet"  # names end so: `getObjectKey` of KServe's pkg/logger/store.go
+COLUMNS = ("reqType", "bytes", "id", "inferenceService")  # that are read, of those in `logRecord` of marshaller_record.go
 REQUEST = ".request"  # the end of the type of a CloudEvent that holds a request: org.kubeflow.serving.inference.request
 CLASSIFIED_TOGETHER = 32  # images
 MAX_CELL = sys.maxsize  # characters of a cell of a CSV, which holds a request of some megabytes
@@ -62,7 +63,6 @@ def collect_logged(version: Version, logged_uri: str, collected_uri: str, *, day
         Counts: files with requests that were read, answers that were collected, and rejected images.
 
     Raises:
-        FieldError: the logger writes Parquet.
         DamagedError: a file is none of the logger.
         InputError: the store does not answer or denies access.
 
@@ -77,7 +77,7 @@ def collect_logged(version: Version, logged_uri: str, collected_uri: str, *, day
     known = {PurePosixPath(found.name).name for found in list_batches(place)}
     for found in reading.list_files(uris.absolute_uri(uris.from_field(logged_uri))):
         batch = f"{_time(found):%Y%m%dT%H%M%S.%f}-{sha256(found.name.encode()).hexdigest()[:8]}{BATCH_SUFFIX}"
-        if batch in known or _time(found) < since or not found.name.endswith((*LOG_SUFFIXES, PARQUET)):
+        if batch in known or _time(found) < since or not found.name.endswith((JSON, CSV, PARQUET)):
             continue
         requests = list(read_log(_read(found.uri), found.uri))
         counts["files"] += bool(requests)
@@ -97,18 +97,15 @@ def read_log(content: bytes, uri: str) -> Iterator[LoggedRequest]:
     """Reads the requests in a file of KServe's logger; what else is in it, such as responses, is left out.
 
     Args:
-        content: of the file: an object or a list of such in JSON, or CSV with a header.
+        content: of the file: an object or a list of such in JSON, CSV with a header, or Parquet.
         uri: of the file.
 
     Yields:
         The requests.
 
     Raises:
-        FieldError: it is Parquet.
         DamagedError: it is none of the logger's.
     """
-    if uri.partition("?")[0].endswith(PARQUET):
-        raise FieldError("a log must be JSON or CSV", base.redact_uri(uri), "Set the format of the logger to json.")
     try:
         for record in _records(content, uri):
             fields = {name[:1].lower() + name[1:]: value for name, value in record.items()}  # JSON has the names of Go's fields
@@ -121,7 +118,11 @@ def read_log(content: bytes, uri: str) -> Iterator[LoggedRequest]:
 
 
 def _records(content: bytes, uri: str) -> list[dict[str, Any]]:
-    if uri.partition("?")[0].endswith(".csv"):
+    name = uri.partition("?")[0]
+    if name.endswith(PARQUET):
+        columns = parquet.read_columns(content, COLUMNS)
+        return [dict(zip(columns, map(bytes.decode, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+    if name.endswith(CSV):
         csv.field_size_limit(MAX_CELL)
         return list(csv.DictReader(io.StringIO(content.decode())))
     read = json.loads(content)

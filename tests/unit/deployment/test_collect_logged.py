@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import colour_model, known_colours
+from support import colour_model, known_colours, parquet_files
 
 from kfp_vision.collection.collected import read_collected
-from kfp_vision.core.errors import DamagedError, FieldError
+from kfp_vision.core.errors import DamagedError
 from kfp_vision.deployment.collect_logged import collect_logged, read_log
 from kfp_vision.prediction.classifier import Classifier
 
@@ -69,14 +69,15 @@ def test_each_file_of_the_logger_is_collected_once(version, tmp_path):
     (logs / "1-request.json").write_text(json.dumps(event("1", V1)))
     (logs / "1-response.json").write_text(json.dumps(event("1", b'{"predictions": []}', "response")))
     (logs / "3-request.csv").write_bytes(as_csv([event("2", V2), event("3", RED), event("3", b"", "response")]))
+    parquet_files.write_log(logs / "4-request.parquet", [event("4", BLUE), event("4", b"", "response")])
     (logs / "0-request.json").write_text(json.dumps(event("0", V2)))
     os.utime(logs / "0-request.json", (1, 1))  # older than the days that are looked back
     (logs / "notes.txt").write_text("of somebody else")
     counts = collect_logged(version, str(tmp_path / "logs"), str(place), days=7, images=True)
-    assert counts == {"files": 2, "answers": 3, "rejected": 1}
+    assert counts == {"files": 3, "answers": 4, "rejected": 1}
     found = sorted(read_collected(str(place), model="colours", fingerprint=version.fingerprint), key=lambda one: one.labels)
-    assert [one.labels for one in found] == [["blue"], ["red"], ["red"]]
-    assert [Path(one.image_uri).read_bytes() for one in found] == [BLUE, RED, RED]
+    assert [one.labels for one in found] == [["blue"], ["blue"], ["red"], ["red"]]
+    assert [Path(one.image_uri).read_bytes() for one in found] == [BLUE, BLUE, RED, RED]
     (expected,) = Classifier(version, keep_embeddings=True).classify([BLUE])
     np.testing.assert_allclose(found[0].embedding, expected.embedding, rtol=2e-3)
     assert collect_logged(version, str(tmp_path / "logs"), str(place), days=7, images=True) == {
@@ -84,7 +85,7 @@ def test_each_file_of_the_logger_is_collected_once(version, tmp_path):
         "answers": 0,
         "rejected": 0,
     }
-    assert len(list(read_collected(str(place)))) == 3
+    assert len(list(read_collected(str(place)))) == 4
 
 
 def test_a_batch_in_json_is_a_list():
@@ -94,8 +95,16 @@ def test_a_batch_in_json_is_a_list():
     assert (first.name, first.model, first.body, second.body) == ("1", "colours", b"x", b"z")
 
 
-def test_parquet_is_rejected_with_the_remedy():
-    with pytest.raises(FieldError, match=r"^error: a log must be JSON or CSV; got s3:.*parquet.* Set the format .* json"):
+def test_a_batch_in_parquet_holds_the_same(tmp_path):
+    events = [event("1", b"x"), event("1", b"y", "response"), event("2", V1)]
+    parquet_files.write_log(tmp_path / "1-request.parquet", events)
+    content = (tmp_path / "1-request.parquet").read_bytes()
+    (first, second) = read_log(content, "s3://b/1-request.parquet?endpoint=http://minio:9000")
+    assert (first.name, first.model, first.body, second.body) == ("1", "colours", b"x", V1)
+
+
+def test_damaged_parquet_is_named():
+    with pytest.raises(DamagedError, match=r"^error: a file of KServe's logger must be whole; got s3:.*not a Parquet file"):
         list(read_log(b"PAR1", "s3://b/1.parquet?endpoint=http://minio:9000"))
 
 
