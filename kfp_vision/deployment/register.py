@@ -1,4 +1,7 @@
-"""Registers an accepted model in model registries. A failure of a registry is a warning: the model is not worse for it."""
+"""Registers an accepted model in model registries. A failure of a registry is a warning: the model is not worse for it.
+
+The warning is a result of the stage, so that it stands among the closing lines of the run, where somebody reads it.
+"""
 
 import json
 from collections.abc import Mapping
@@ -72,15 +75,17 @@ def _register(registry: registries.Registry, model: Registration) -> dict[str, A
     try:
         found = kind.register(kind.connect(registry.address), model)
     except (Exception, InputError) as error:  # whatever a registry answers, the model is good
-        said = (
-            str(error) if isinstance(error, InputError) else f"its answer is not understood ({type(error).__name__}: {error})"
-        )
-        reason = redact(" ".join(said.removeprefix(InputError.PREFIX).split()))
-        print(f"warning: {model.name} is not registered in {registry.kind}: {reason}", flush=True)
+        said = str(error).removeprefix(InputError.PREFIX) if isinstance(error, InputError) else _not_understood(error)
+        reason = redact(" ".join(said.split()))
+        results.announce(f"warning: {model.name} is not registered in {registry.kind}: {reason} The run is good all the same.")
         return {"kind": registry.kind, "error": reason}
     relation = "registered in" if found.is_new else "is registered already in"
     results.announce(f"{model.name} {relation} {registry.kind} as version {found.version}")
     return {"kind": registry.kind, "version": found.version, "is_new": found.is_new, "place": found.place}
+
+
+def _not_understood(error: Exception) -> str:
+    return f"its answer is not understood ({type(error).__name__}: {error}). See its log, and whether the address is right."
 
 
 def _describe(version: Version, judged: Judged, origin: model_card.Origin, scratch: Path) -> Registration:

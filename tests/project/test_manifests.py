@@ -245,13 +245,17 @@ def selects(selector: dict | None, labels: dict[str, str]) -> bool:
     return required <= labels.items() and all(labels.get(one["key"]) in one["values"] for one in listed)
 
 
-# Labels and ports of pods in KFP 2.17: manifests/kustomize/base and third-party/seaweedfs.
+# Labels and ports of pods in KFP 2.17: manifests/kustomize/base and third-party/seaweedfs; of the Model Registry:
+# manifests/kustomize/base/model-registry-deployment.yaml of kubeflow/model-registry; MLflow's has no manifest.
 @pytest.mark.parametrize(
     ("namespace", "labels", "ports"),
     [
         ("kubeflow", {"app": "ml-pipeline"}, {8887, run_state.API_PORT}),
         ("kubeflow", {"component": "metadata-grpc-server"}, {8080}),
         ("kubeflow", {"app": "seaweedfs"}, {8333}),
+        ("kubeflow", {"component": "model-registry-server"}, {8080}),
+        ("elsewhere", {"component": "model-registry-server"}, set()),
+        ("elsewhere", {"app.kubernetes.io/name": "mlflow"}, {5000}),
         ("kubeflow", {"app": "mysql"}, set()),
         ("kubeflow", {"app": "ml-pipeline-ui"}, set()),
         ("elsewhere", {"app": "ml-pipeline"}, set()),
