@@ -17,7 +17,7 @@ def drift_detection(
     """Compares what a model has answered lately with its validation images; for a recurring run.
 
     Args:
-        model_uri: the model repository that is served, or a run's model folder; local or in a bucket.
+        model_uri: the model repository that is served, or a run's model folder; local, in a bucket or registered.
         collected_uri: folder or bucket folder that the server collects its answers in.
         logged_uri: folder that KServe's logger writes requests to, which are collected first; empty for none.
         days: days to look back.

@@ -59,22 +59,23 @@ class Pod:
 
 
 CHECK = Pod(seconds=10 * MINUTE, retried=False, stores=True, cached=False)  # fails soon if its image cannot be pulled
-FITTING = replace(CHECK, memory=("1Gi", "4Gi"))  # builds the network to check the checkpoint against
+FINDING = replace(CHECK, registries=True)  # looks for a model, which may be one in a registry
+FITTING = replace(FINDING, memory=("1Gi", "4Gi"))  # builds the network to check the checkpoint against
 LISTING = Pod(seconds=12 * HOUR, stores=True, cached=False)
 DATA = Pod(("1", "8"), ("512Mi", "8Gi"), "500Gi", seconds=DAY)
 READING = replace(DATA, stores=True)
 MODEL = Pod(("1", "8"), ("2Gi", "8Gi"), "100Gi", seconds=12 * HOUR, cached=False)
 OUTSIDE = replace(MODEL, stores=True)  # reads or changes something outside the run
 COPYING = replace(OUTSIDE, cpu=Pod.cpu, memory=Pod.memory)  # copies a model without loading it
-TRAINING = Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", seconds=14 * DAY, stores=True)
+TRAINING = Pod(("2", "16"), ("4Gi", "32Gi"), "500Gi", seconds=14 * DAY, stores=True, registries=True)
 PODS = {
     "check_run": FITTING,
     "check_training": FITTING,
     "check_sweep": FITTING,
     "check_preparation": CHECK,
-    "check_prediction": replace(CHECK, registries=True),
-    "check_search": replace(FITTING, registries=True),
-    "check_review": CHECK,
+    "check_prediction": FINDING,
+    "check_search": FITTING,
+    "check_review": FINDING,
     "fingerprint_images": LISTING,
     "decide_training": LISTING,
     "ingest_images": READING,
@@ -96,7 +97,7 @@ PODS = {
     "export_model": replace(OUTSIDE, room="500Gi", seconds=DAY),
     "fetch_model": replace(COPYING, registries=True),
     "predict_images": replace(OUTSIDE, room="500Gi", seconds=3 * DAY),
-    "check_collected": CHECK,
+    "check_collected": FINDING,
     "collect_logged": OUTSIDE,
     "check_drift": COPYING,
     "fetch_embedder": replace(OUTSIDE, registries=True),

@@ -19,7 +19,7 @@ def review(
     """Chooses the images most worth a label, from any folder or from what a server has collected.
 
     Args:
-        model_uri: the model in use: a run's model folder, a model repository, or an archive of one; local or in a bucket.
+        model_uri: model in use: a run's model folder, a repository, or an archive of one; local, in a bucket or registered.
         images_uri: images without labels: a folder, archive (also over HTTP), or sample; empty for those that were collected.
         collected_uri: collection of a server's answers, with images; empty for none.
         labels_uri: list of the labels given so far, whose images are not chosen again; empty for none.

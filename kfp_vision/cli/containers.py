@@ -196,8 +196,11 @@ def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
 
 
 def credentials() -> dict[str, str]:
-    """Selects the environment variables with the addresses and credentials of stores, to pass to the stages."""
-    return {name: os.environ[name] for name in (*base.ENVIRONMENT_VARIABLES, GOOGLE_KEY_VARIABLE) if os.environ.get(name)}
+    """Selects the environment variables with the addresses and credentials of stores and registries, to pass to the stages."""
+    from kfp_vision.repository import registries  # not before it is needed, since it imports requests
+
+    names = (*base.ENVIRONMENT_VARIABLES, GOOGLE_KEY_VARIABLE, *registries.ENVIRONMENT)
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def local_paths(uri: str) -> list[Path]:

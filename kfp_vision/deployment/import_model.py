@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import model_card
 from kfp_vision.repository import papers, publish, version
+from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, base, uris
 
 METRICS_OF_A_RUN = "*/evaluate-classifier/metrics"  # below the folder of a local run
@@ -30,7 +31,7 @@ def import_model(source: str, place: str, *, force: bool = False) -> Imported:
 
     Args:
         source: Folder of a local run, a model repository whose newest version to take, or any model as
-            `version.fetch_version` takes it, which has no papers.
+            `version.fetch_version` takes it, which has no papers; or a registered one of these.
         place: Path or URI of the repository.
         force: Whether to import a model that has no papers, or that was not accepted.
 
@@ -41,7 +42,7 @@ def import_model(source: str, place: str, *, force: bool = False) -> Imported:
         InputError: There is no model, it has no papers or was not accepted, the repository holds another one, or the store
             denies access or does not answer.
     """
-    source = uris.from_field(source)
+    source = resolve(uris.from_field(source))
     with atomic.temporary_folder() as scratch:
         folder = scratch / papers.PAPERS_FOLDER
         found = _find_model(uris.absolute_uri(source), scratch, folder)

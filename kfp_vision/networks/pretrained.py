@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from kfp_vision.core.errors import InputError, NotFoundError
 from kfp_vision.networks import IMAGENET, KERAS_APPLICATIONS, NETWORKS, Network, name_by_layer, pytorch_file
+from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, base, reading, uris
 
 HEAD_INDEX = -1  # the model's last
 KERAS_FILE = "classifier.keras"  # of a model folder
 CHECKPOINT_KINDS = (
     "a TF-Slim checkpoint (its file, or the prefix of its .index file), an .npz, a .pth, a .keras file, the model folder of a "
-    f"run, an archive with one of these in it, or {IMAGENET}"
+    f"run, such one in a registry, an archive with one of these in it, or {IMAGENET}"
 )
 # Parts of names of optimizer state and of the step counter, which are not weights of the network.
 NON_WEIGHT_NAMES = (
@@ -70,7 +71,7 @@ def load_pretrained(model: Any, network: Network, uri: str) -> bool:
         model: built by `network`.
         network: the network of the model.
         uri: a checkpoint file or its prefix, an `.npz`, a `.pth`, a `.keras` file, a model folder, an archive of one of these,
-            Keras's `.h5` file of ImageNet weights, or `imagenet`.
+            Keras's `.h5` file of ImageNet weights, the model folder of a registered model, or `imagenet`.
 
     Returns:
         Whether the classification head was loaded too.
@@ -173,6 +174,7 @@ def open_checkpoint(uri: str, network: Network, scratch: Path) -> Checkpoint:
         InputError: nothing is there, or it is not a checkpoint.
     """
     network.check_start(uri)
+    uri = resolve(uri)
     if uri == IMAGENET and network.imagenet == KERAS_APPLICATIONS:
         return _open_keras_weights(IMAGENET, network, uri)
     if uri == IMAGENET and network.weights_package:

@@ -8,6 +8,7 @@ backend/src/v2/common/plugins/mlflow), and ends that run itself.
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"  # `mlflow/utils/workspace_utils.py`
 API = "api/2.0/mlflow"
 ARTIFACTS_API = "api/2.0/mlflow-artifacts/artifacts"
 MAX_METRICS, MAX_PARAMETERS = 1000, 100  # of one request; `mlflow/utils/validation.py`
+LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")  # `_generate_model_id` of mlflow/store/tracking/sqlalchemy_store.py
 MAX_VALUE = 500  # characters of a parameter that every server takes
 
 
@@ -112,14 +114,16 @@ def find_uri(api: RegistryApi, name: str, version: str) -> str:
 
     Args:
         api: From `connect`.
-        name: Name of the model.
-        version: Number, or `latest`; an alias follows an `@`, as in MLflow's own URIs.
+        name: Name of the model; an alias follows an `@`, as in MLflow's own URIs. Or the id of a logged model.
+        version: Number, or `latest`; empty for an alias or a logged model.
 
     Raises:
         NotFoundError: There is no such version.
         InputError: MLflow refuses the request, or does not answer.
     """
     model, at, alias = name.partition("@")
+    if is_logged_model(name) and not version:
+        return _find_logged(api, name)
     try:
         if at:
             answer = api.get(f"{API}/registered-models/alias", name=model, alias=alias)
@@ -135,7 +139,26 @@ def find_uri(api: RegistryApi, name: str, version: str) -> str:
         wanted = name if at else f"{name}/{version}"
         rule = "MLflow must have the version, with a place to load it from"
         raise NotFoundError(rule, f"no {wanted} at {api.address}", f"Check its name, and {ADDRESS_VARIABLE}.")
-    return str(source)
+    logged = str(source).removeprefix(uris.MLFLOW_MODEL)  # of a version that was registered from a logged model
+    return _find_logged(api, logged) if logged != source and is_logged_model(logged) else str(source)
+
+
+def is_logged_model(name: str) -> bool:
+    """Returns whether a name is the id of a model that a run has logged, as MLflow 3 gives them."""
+    return bool(LOGGED_MODEL.fullmatch(name))
+
+
+def _find_logged(api: RegistryApi, model_id: str) -> str:
+    """Returns the URI of the files of a logged model."""
+    try:
+        model = api.get(f"{API}/logged-models/{model_id}").get("model") or {}
+    except NotRegistered:
+        model = {}
+    place = (model.get("info") or {}).get("artifact_uri")
+    if not place:
+        rule, found = "MLflow must have the logged model", f"no {model_id} at {api.address}"
+        raise NotFoundError(rule, found, f"Check its id, and {ADDRESS_VARIABLE}.")
+    return str(place)
 
 
 def _find_version(api: RegistryApi, model: Registration) -> str:

@@ -8,11 +8,13 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kfp_vision.core.errors import InputError, UnreachableError, format_value
 from kfp_vision.records.records_folder import fingerprint_records
+from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, reading, uris, writing
 from kfp_vision.training import checkpointing, train_job
 from kfp_vision.training.job_client import JobClient
@@ -59,6 +61,8 @@ def train(
         InputError: the job failed, or cannot be started; or an error of the cluster or the store.
         SystemExit: the process received SIGTERM; the job is deleted.
     """
+    if recipe.fine_tune:  # the workers have the keys of the stores, and none of a registry
+        recipe = replace(recipe, checkpoint_uri=resolve(recipe.checkpoint_uri))
     client = JobClient(recipe.advanced.training_api)
     stage, place = client.stage(), uris.join_uri(recipe.checkpoint_dir, FOLDER)
     inputs = {"train_records": train_records, "validation_records": validation_records, "label_map": label_map}

@@ -15,16 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("stage", "image", "cores", "memory", "room", "time", "tries", "cached", "secrets", "node")
 TABLE = """
 call_endpoint       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
-check_collected     kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any
+check_collected     kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage,registries  any
 collect_logged      kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
 check_drift         kfp-vision      250m-2  256Mi-2Gi  100Gi   12h   3  no   storage  any
 check_prediction    kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage,registries  any
 check_preparation   kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any
-check_review        kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage  any
-check_run           kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
+check_review        kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   1  no   storage,registries  any
+check_run           kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage,registries  any
 check_search        kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage,registries  any
-check_sweep         kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
-check_training      kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage  any
+check_sweep         kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage,registries  any
+check_training      kfp-vision      250m-2  1Gi-4Gi    10Gi    10m   1  no   storage,registries  any
 audit_images        kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  yes  none     any
 choose_trials       kfp-vision      250m-2  256Mi-2Gi  10Gi    1h    3  yes  none     any
 compare_trials      kfp-vision      250m-2  256Mi-2Gi  100Gi   6h    3  yes  none     any
@@ -51,8 +51,8 @@ report_outcome      kfp-vision      250m-2  256Mi-2Gi  10Gi    10m   3  no   web
 review_images       kfp-vision      1-8     2Gi-8Gi    500Gi   72h   3  no   storage  any
 search_images       kfp-vision      1-8     2Gi-8Gi    100Gi   12h   3  no   storage  any
 split_images        kfp-vision      250m-2  256Mi-8Gi  10Gi    6h    3  yes  none     any
-train_classifier    kfp-vision-gpu  2-16    4Gi-32Gi   500Gi   336h  3  yes  storage  gpu,selector,tolerations
-train_trial         kfp-vision-gpu  2-16    4Gi-32Gi   500Gi   336h  3  yes  storage  gpu,selector,tolerations
+train_classifier    kfp-vision-gpu  2-16    4Gi-32Gi   500Gi   336h  3  yes  storage,registries  gpu,selector,tolerations
+train_trial         kfp-vision-gpu  2-16    4Gi-32Gi   500Gi   336h  3  yes  storage,registries  gpu,selector,tolerations
 write_partition     kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
 write_tfrecords     kfp-vision      1-8     512Mi-8Gi  500Gi   24h   3  yes  storage  any
 """

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from support import exported_model
@@ -15,6 +16,7 @@ from support.registry_servers import KubeflowRegistry, mlflow_server
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import register
 from kfp_vision.deployment.model_card import Origin
+from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.repository import bucket_repository, kubeflow_registry, mlflow_registry, publish, registries
 from kfp_vision.repository.registration import Registration
 from kfp_vision.repository.version import Version, check_model_uri, fetch_version, versions
@@ -169,10 +171,10 @@ def test_a_registry_that_fails_is_a_warning(tmp_path, capsys):
     done = register.register_model(judged, f"mlflow+{nobody},model-registry+{nobody}", ORIGIN, tmp_path / "registered")
     assert [one["kind"] for one in done] == ["mlflow", "model-registry"] and all(one["error"] for one in done)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["warning", "warning"]
+    assert [line.partition(" roses")[0] for line in lines] == ["outcome: warning:", "outcome: warning:"]
     assert lines[0] == (
-        "warning: roses is not registered in mlflow: "
-        f"a model registry must answer; got ConnectionError from {nobody}. Check its address, and that it runs."
+        "outcome: warning: roses is not registered in mlflow: a model registry must answer; "
+        f"got ConnectionError from {nobody}. Check its address, and that it runs. The run is good all the same."
     )
 
 
@@ -219,6 +221,47 @@ def test_a_registered_model_is_read_wherever_a_model_is(mlflow, kubeflow, place,
             assert [one.fingerprint for one in versions(path)] == [model.fingerprint]
     with pytest.raises(InputError, match=f"no {name}/2 among 1 at"):
         check_model_uri(f"model-registry://{name}/2", "model_uri")
+
+
+def test_a_registered_model_is_a_checkpoint_to_start_from(mlflow, kubeflow, place, tmp_path, monkeypatch):
+    with (tmp_path / "weights.npz").open("wb") as file:
+        np.savez(file, **{"conv1/kernel": np.zeros((7, 7, 3, 64), "float32")})
+    bucket = place.bucket({"weights.npz": (tmp_path / "weights.npz").read_bytes()})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    monkeypatch.setenv("MODEL_REGISTRY_URL", kubeflow.url)
+    name = f"weights-{place.scheme}"
+    described = Registration(name, "f", f"{bucket}/weights.npz", "# card", {}, {}, [], {}, {})
+    for registry in (mlflow_registry, kubeflow_registry):
+        registry.register(registry.connect(), described)
+    for uri in (f"models:/{name}/1", f"model-registry://{name}/1"):
+        checkpoint = pretrained.open_checkpoint(uri, NETWORKS["inception_v1"], tmp_path)
+        assert checkpoint.shapes == {"conv1/kernel": (7, 7, 3, 64)}
+
+
+@pytest.fixture
+def logged_model(mlflow, place) -> tuple[str, str]:
+    """Logs a model to MLflow whose files lie in a bucket; returns its id and the URI of the files."""
+    bucket = place.bucket({"other": b""})
+    body = {"name": f"of {bucket}", "artifact_location": f"{bucket}/mlflow"}
+    made = requests.post(f"{mlflow}/api/2.0/mlflow/experiments/create", json=body, timeout=60).json()
+    body = {"experiment_id": made["experiment_id"], "name": "roses"}
+    info = requests.post(f"{mlflow}/api/2.0/mlflow/logged-models", json=body, timeout=60).json()["model"]["info"]
+    assert info["artifact_uri"].startswith(f"{bucket}/mlflow/models/m-")
+    return info["model_id"], info["artifact_uri"]
+
+
+def test_a_logged_model_is_read_by_its_id_and_by_the_version_that_came_of_it(mlflow, logged_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+    (model_id, place), name = logged_model, f"logged-{logged_model[0]}"
+    model = exported_model.version(tmp_path / "model" / "1")
+    publish.publish(model, place)
+    requests.post(f"{mlflow}/api/2.0/mlflow/registered-models/create", json={"name": name}, timeout=60).raise_for_status()
+    body = {"name": name, "source": f"models:/{model_id}", "model_id": model_id}
+    requests.post(f"{mlflow}/api/2.0/mlflow/model-versions/create", json=body, timeout=60).raise_for_status()
+    for number, uri in enumerate((f"models:/{model_id}", f"models:/{name}/1")):
+        assert fetch_version(uri, tmp_path / str(number)).fingerprint == model.fingerprint
+    with pytest.raises(InputError, match=rf"MLflow must have the logged model; got no m-{'0' * 32} at http"):
+        check_model_uri(f"models:/m-{'0' * 32}", "model_uri")
 
 
 def test_an_unknown_version_is_named(mlflow):

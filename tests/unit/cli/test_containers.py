@@ -13,6 +13,7 @@ from support.skip import leave_out
 from kfp_vision.cli import containers
 from kfp_vision.components.container_images import CPU_NAME, GPU_IMAGE, GPU_NAME
 from kfp_vision.core.errors import InputError
+from kfp_vision.repository import registries
 from kfp_vision.storage import base
 
 CALLER = "1000:1000"
@@ -119,13 +120,15 @@ def test_the_images_that_a_list_of_labels_adds_are_mounted(tmp_path):
 def test_containers_get_only_the_credentials_of_the_environment(monkeypatch, tmp_path):
     key = tmp_path / "key.json"
     key.write_text("{}")
-    for name in (*base.ENVIRONMENT_VARIABLES, "GOOGLE_APPLICATION_CREDENTIALS"):
+    for name in (*base.ENVIRONMENT_VARIABLES, *registries.ENVIRONMENT, "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     assert containers.credentials() == {}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("SOMETHING_ELSE", "else")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     expected = {"AWS_SECRET_ACCESS_KEY": "secret", "GOOGLE_APPLICATION_CREDENTIALS": str(key)}
+    expected["MLFLOW_TRACKING_URI"] = "http://mlflow:5000"
     assert containers.credentials() == expected
     assert mounts(LOCAL | {"images_uri": "s3://bucket/photos"}) == {str(key): True}
 

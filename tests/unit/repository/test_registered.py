@@ -1,6 +1,7 @@
 """URIs of registered models; tests/services resolves them with real registries."""
 
 import pytest
+from support.json_server import json_server
 from support.registry_servers import other_server
 
 from kfp_vision.core.errors import InputError
@@ -22,6 +23,9 @@ def test_any_other_uri_stays_as_it_is(uri):
         "models:/flowers/1/2",
         "models:/flowers@champion/1",
         "models:/flow'ers/1",
+        "models:/m-0123456789abcdef0123456789abcdef/1",
+        "models:/m-0123456789abcdef",
+        "model-registry://m-0123456789abcdef0123456789abcdef",
         "model-registry://flowers",
         "model-registry://flowers@champion",
     ],
@@ -42,6 +46,15 @@ def test_mlflow_without_an_address_is_said(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(InputError, match=r"the address of MLflow must begin with http://.* Set MLFLOW_TRACKING_URI, or write"):
         resolve("models:/flowers/1")
+
+
+@pytest.mark.parametrize("source", ["models:/round/1", "runs:/8a2f/model", "mlflow-artifacts:/1/models/roses"])
+def test_a_version_that_lies_where_nothing_is_read_from_is_rejected(monkeypatch, source):
+    with json_server(lambda *request: (200, {"model_version": {"source": source}})) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        rule = "a registered model must lie on a disk, or at one of s3://, .*; got models:/round/1, which is"
+        with pytest.raises(InputError, match=f"{rule} {source}. Copy it to a bucket"):
+            resolve("models:/round/1")
 
 
 @pytest.mark.parametrize("version", ["/1", "/latest", "@champion"])
