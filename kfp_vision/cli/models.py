@@ -35,7 +35,7 @@ def manage(options: argparse.Namespace) -> Iterable[str]:
         raise InputError("a model repository must hold a version", f"none in {place}", "Deploy to it, or import a model.")
     if options.show:
         version = _find(place, published, options.show)
-        return [papers.read_card(place, version).rstrip()]
+        return [_printable(line) for line in papers.read_card(place, version).rstrip().split("\n")]
     if options.tag or options.untag:
         change = "add" if options.tag else "remove"
         named = [(papers.find_number(place, published, name), tag) for name, tag in options.tag or options.untag]
@@ -88,6 +88,11 @@ def describe_versions(place: str, published: Iterable[PublishedVersion]) -> list
     return rows
 
 
+def _printable(line: str) -> str:
+    """Returns a line of a card without what a terminal takes for a command; whoever can write to the bucket wrote it."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+
+
 def _find(place: str, published: Iterable[PublishedVersion], name: str) -> PublishedVersion:
     by_number = {version.number: version for version in published}
     return by_number[papers.find_number(place, list(by_number.values()), name)]
@@ -115,6 +120,6 @@ def _figure(row: dict[str, Any]) -> str:
     if not row["figures"]:
         return "-"
     name, value = next(iter(row["figures"].items()))
-    bounds = row["intervals"].get(name)
+    bounds = (row["intervals"] or {}).get(name)
     interval = f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
     return f"{name} {value:.4f}{interval}"

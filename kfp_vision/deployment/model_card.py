@@ -6,6 +6,7 @@ huggingface_hub for the sections). The card prints what the metrics hold, whatev
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ INTERVAL = "_interval"  # of the name of a figure's 95 % confidence interval in 
 NOT_FIGURES = ("images",)
 NOT_COLUMNS = ("curve",)  # keys of a class that are no figures
 MAX_CONFUSED_PAIRS = 5
+MARKUP = re.compile(r"[\\|<`*]")  # what Markdown takes for more than text, wherever it is
 Z = 1.959964  # 97.5 % quantile of the normal distribution: 95 % of it lie between -Z and Z
 
 
@@ -160,7 +162,7 @@ def model_card(version: Version, evaluation: Mapping[str, Any], origin: Origin) 
     """
     parts = (
         f"---\n{yaml.safe_dump(_front_matter(version, evaluation, origin), sort_keys=False, allow_unicode=True)}---",
-        f"# {version.name}",
+        f"# {as_text(version.name)}",
         *_purpose(version, evaluation),
         "## Classes",
         *_classes(version, evaluation),
@@ -192,11 +194,12 @@ def _front_matter(version: Version, evaluation: Mapping[str, Any], origin: Origi
         "dataset": {"name": redact(data), "type": "imagefolder", "split": split},
         "metrics": [{"type": name, "value": round(value, 4)} for name, value in figures(evaluation).items()],
     }
+    measured = {"model-index": [{"name": version.name, "results": [result]}]} if result["metrics"] else {}
     return {
         "license": "unknown",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "kfp-vision", "tensorflow", "openvino", *_given(version.about.get("network"))],
-        "model-index": [{"name": version.name, "results": [result]}],
+        **measured,
     }
 
 
@@ -209,6 +212,8 @@ def _purpose(version: Version, evaluation: Mapping[str, Any]) -> list[str]:
     several = version.about.get("labels_per_image") == "several"
     task = "Says which of" if several else "Says to which of"
     verb = "an image shows" if several else "an image belongs"
+    if not evaluation.get("images"):
+        return [f"{task} {plural(len(labels), 'class', 'classes')} {verb}.", "It was not measured on any image."]
     seen = f"It was measured on {plural(evaluation.get('images', 0), 'image', 'images')} like those it was trained on; " + (
         "of other images, such as those of another camera, the figures below say nothing."
     )
@@ -236,7 +241,7 @@ def _data(version: Version, evaluation: Mapping[str, Any], origin: Origin) -> li
         ("fingerprint of the images", origin.data_fingerprint),
         ("fingerprint of images and fields", version.about.get("trained_from")),
         *((name, field_text(form[name])) for name in ("validation_ratio", "test_ratio") if name in form),
-        ("evaluated on", f"{evaluation.get('images', 0)} images, {evaluation.get('split', '')}"),
+        ("evaluated on", f"{evaluation['images']} images, {evaluation.get('split', '')}" if evaluation.get("images") else ""),
     ]
     return [_table(("what", "value"), (row for row in rows if row[1] not in (None, "")))]
 
@@ -260,13 +265,15 @@ def _figures(evaluation: Mapping[str, Any]) -> list[str]:
     rows = ((name, value, interval(name)) for name, value in figures(evaluation).items())
     by_size = [(f"{row['low']} to {row['high']}", *list(row.values())[2:]) for row in evaluation.get("by_size") or []]
     names = ("shorter side in pixels", *list((evaluation.get("by_size") or [{}])[0])[2:])
+    if not figures(evaluation):
+        return ["None was measured."]
     return [_table(("figure", "value", "95 % interval"), rows), _table(names, by_size) if by_size else ""]
 
 
 def _gate(evaluation: Mapping[str, Any]) -> list[str]:
     verdict = evaluation.get("verdict") or {}
     word = "Not judged" if not verdict else "Accepted" if verdict["accepted"] else "Rejected"
-    return [f"{word}.", "\n".join(f"- {reason}" for reason in verdict.get("reasons", []))]
+    return [f"{word}.", "\n".join(f"- {as_text(reason)}" for reason in verdict.get("reasons", []))]
 
 
 def _calibration(version: Version, evaluation: Mapping[str, Any]) -> list[str]:
@@ -278,9 +285,9 @@ def _calibration(version: Version, evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _weaknesses(evaluation: Mapping[str, Any]) -> list[str]:
-    weak = [f"- {label}: {finding}" for label, finding in weak_classes(evaluation).items()]
+    weak = [f"- {as_text(label)}: {finding}" for label, finding in weak_classes(evaluation).items()]
     pairs = [
-        f"- {plural(pair['images'], 'image', 'images')} of {pair['label']} taken for {pair['prediction']}"
+        f"- {plural(pair['images'], 'image', 'images')} of {as_text(pair['label'])} taken for {as_text(pair['prediction'])}"
         for pair in (evaluation.get("confused_pairs") or [])[:MAX_CONFUSED_PAIRS]
     ]
     found = ["Classes that are found significantly less often than the others:\n\n" + "\n".join(weak)] if weak else []
@@ -315,12 +322,12 @@ def _upper_bound(share: float, count: int) -> float:
 
 def _licences(version: Version, origin: Origin) -> list[str]:
     checkpoint = version.about.get("checkpoint_uri") if version.about.get("fine_tune") else ""
-    weights = f"- weights: it was trained from {checkpoint}, under the licence of these" if checkpoint else ""
+    weights = f"- weights: it was trained from {as_text(checkpoint)}, under the licence of these" if checkpoint else ""
     data = origin.form.get("images_uri") or origin.form.get("records_uri")
     lines = (
         "- code: kfp-vision, Apache License 2.0",
         weights or "- weights: it was trained from random weights",
-        f"- images: those of {data}, under the licence of these" if data else "- images: not recorded",
+        f"- images: those of {as_text(data)}, under the licence of these" if data else "- images: not recorded",
     )
     return ["The licence of the model follows from:", "\n".join(lines)]
 
@@ -353,5 +360,14 @@ def field_text(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     """Returns the content of a cell: a figure with four decimals, none as nothing, anything else on one line."""
-    text = f"{value:.4f}" if isinstance(value, float) else "" if value is None else field_text(value)
-    return " ".join(text.replace("|", r"\|").split())
+    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else as_text(field_text(value))
+
+
+def as_text(text: str) -> str:
+    """Returns a text on one line that Markdown shows as it is, since the name of a class may be HTML or look like a table.
+
+    Args:
+        text: Such as the name of a class, which comes from a folder's.
+    """
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return MARKUP.sub(r"\\\g<0>", " ".join(printable.split()))

@@ -31,6 +31,8 @@ WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"  # `mlflow/utils/workspace_utils.py`
 API = "api/2.0/mlflow"
 ARTIFACTS_API = "api/2.0/mlflow-artifacts/artifacts"
 MAX_METRICS, MAX_PARAMETERS = 1000, 100  # of one request; `mlflow/utils/validation.py`
+MAX_DESCRIPTION = 5000  # characters; `SqlModelVersion.description` of mlflow/store/model_registry/dbmodels/models.py
+REST = "\n\nThe rest is in model_card.md, among the artifacts of the run.\n"
 LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")  # `_generate_model_id` of mlflow/store/tracking/sqlalchemy_store.py
 MAX_VALUE = 500  # characters of a parameter that every server takes
 
@@ -103,10 +105,17 @@ def _create_version(api: RegistryApi, model: Registration, run_id: str) -> str:
         "name": model.name,
         "source": model.uri,
         "run_id": run_id,
-        "description": model.card,
+        "description": _description(model),
         "tags": _pairs({FINGERPRINT_KEY: model.fingerprint, **model.tags}),
     }
     return str(api.post(f"{API}/model-versions/create", version)["model_version"]["version"])
+
+
+def _description(model: Registration) -> str:
+    """Returns the card, or as many of its lines as MLflow's databases take; the whole one is attached to the run."""
+    if len(model.card) <= MAX_DESCRIPTION:
+        return model.card
+    return model.card[: MAX_DESCRIPTION - len(REST)].rpartition("\n")[0] + REST
 
 
 def find_uri(api: RegistryApi, name: str, version: str) -> str:

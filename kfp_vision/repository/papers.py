@@ -76,10 +76,15 @@ def read_papers(place: str, version: Described) -> dict[str, Any] | None:
         version: One of its versions.
 
     Raises:
-        InputError: The store denies access or does not answer.
+        InputError: The file holds something else, or the store denies access or does not answer.
     """
-    found = _read_json(uris.join_uri(_folder(place, version.number), PAPERS_FILE))
-    return found if found and found.get("metadata") == hash_metadata(version.about) else None
+    where = uris.join_uri(_folder(place, version.number), PAPERS_FILE)
+    found = _read_json(where)
+    if not found or found.get("metadata") != hash_metadata(version.about):
+        return None
+    if not _is_whole(found):
+        raise _not_ours(where)
+    return found
 
 
 def download_papers(place: str, version: Described, folder: Path) -> bool:
@@ -135,15 +140,15 @@ def read_card(place: str, version: Described) -> str:
     Raises:
         InputError: The version has none, or the store denies access or does not answer.
     """
-    card = (
-        reading.read_if_exists(uris.join_uri(_folder(place, version.number), CARD_FILE))
-        if read_papers(place, version)
-        else None
-    )
+    where = uris.join_uri(_folder(place, version.number), CARD_FILE)
+    card = reading.read_if_exists(where) if read_papers(place, version) else None
     if card is None:
         rule, remedy = "a version must have papers to show its card", "Versions get them when a pipeline deploys them."
         raise InputError(rule, f"none of version {version.number} in {place}", remedy)
-    return card.decode()
+    try:
+        return card.decode()
+    except UnicodeDecodeError:
+        raise _not_ours(where) from None
 
 
 def read_tags(place: str, number: int) -> list[str]:
@@ -158,7 +163,7 @@ def read_tags(place: str, number: int) -> list[str]:
     """
     where = uris.join_uri(_folder(place, number), TAGS_FILE)
     tags = (_read_json(where) or {}).get("tags", [])
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and _is_tag(tag) for tag in tags):
         raise _not_ours(where)
     return sorted(tags)
 
@@ -182,7 +187,7 @@ def change_tags(place: str, number: int, add: Collection[str] = (), remove: Coll
     """
     before = read_tags(place, number)
     for tag in add:
-        if not tag or tag != tag.strip() or not tag.isprintable() or len(tag) > MAX_TAG_LENGTH:
+        if not _is_tag(tag):
             rule = f"a tag must be one line of at most {MAX_TAG_LENGTH} characters, without spaces around it"
             raise FieldError(rule, tag, "Choose one such as reviewed.")
     for tag in remove:
@@ -205,9 +210,9 @@ def read_aliases(place: str) -> dict[str, int]:
     """
     where = uris.join_uri(place, f"{PAPERS_FOLDER}/{ALIASES_FILE}")
     aliases = _read_json(where) or {}
-    if not all(isinstance(number, int) for number in aliases.values()):
+    if not all(type(number) is int for number in aliases.values()):  # a boolean is one of isinstance's
         raise _not_ours(where)
-    return aliases
+    return {alias: number for alias, number in aliases.items() if alias in ALIASES}
 
 
 def set_alias(place: str, alias: str, number: int | None) -> None:
@@ -241,12 +246,32 @@ def find_number(place: str, published: Sequence[Described], name: str) -> int:
     """
     numbers = [version.number for version in published]
     named = read_aliases(place) if name in ALIASES else {}
-    number = numbers[-1] if name == NEWEST and numbers else named.get(name, int(name) if name.isdecimal() else 0)
-    if number in numbers:
+    by_name = {str(number): number for number in numbers} | named | ({NEWEST: numbers[-1]} if numbers else {})
+    if (number := by_name.get(name, 0)) in numbers:
         return number
     known = ", ".join(map(str, numbers)) or "none"
     rule = f"a version must be a number, {', '.join(ALIASES)} or {NEWEST}, and be there"
     raise InputError(rule, f"{name} of {known} in {place}", "See kfp-vision models for all of them.")
+
+
+def _is_tag(tag: str) -> bool:
+    return bool(tag) and tag == tag.strip() and tag.isprintable() and len(tag) <= MAX_TAG_LENGTH
+
+
+def _is_whole(found: Mapping[str, Any]) -> bool:
+    """Returns whether what programs read of papers is of the types that it should be; what is missing is unknown."""
+
+    def are_numbers(values: Any) -> bool:
+        return all(isinstance(value, int | float) for value in values)
+
+    figures, intervals, verdict = (found.get(name, {}) for name in ("figures", "intervals", "verdict"))
+    return (
+        all(isinstance(one, dict) for one in (figures, intervals, verdict))
+        and are_numbers(figures.values())
+        and all(isinstance(bounds, list) and len(bounds) == 2 and are_numbers(bounds) for bounds in intervals.values())
+        and isinstance(verdict.get("reasons", []), list)
+        and isinstance(found.get("date", ""), str)
+    )
 
 
 def _folder(place: str, number: int) -> str:
@@ -267,7 +292,7 @@ def _read_json(uri: str) -> dict[str, Any] | None:
         return None
     try:
         found: Any = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of a thousand lists in each other
         raise _not_ours(uri) from None
     if not isinstance(found, dict):
         raise _not_ours(uri)

@@ -184,9 +184,9 @@ def rollback(uri: str, to: int | str = 0) -> tuple[str, int, int]:
     """
     repository = repository_at(uri)
     published = repository.versions()
+    numbered = {str(version.number): version.number for version in published}
     newest_number = {papers.NEWEST: published[-1].number} if published else {}
-    named = papers.read_aliases(uri) | newest_number
-    wanted_number = named.get(str(to), int(to) if str(to).isdecimal() else 0)
+    wanted_number = (numbered | papers.read_aliases(uri) | newest_number).get(str(to))
     found = [version for version in published if version.number == wanted_number] if to else published[-2:-1]
     if not found:
         numbers = ", ".join(str(version.number) for version in published) or "none"

@@ -264,6 +264,15 @@ def test_a_logged_model_is_read_by_its_id_and_by_the_version_that_came_of_it(mlf
         check_model_uri(f"models:/m-{'0' * 32}", "model_uri")
 
 
+def test_a_card_that_is_longer_than_mlflow_takes_is_cut_and_attached_whole(mlflow):
+    api, card = mlflow_registry.connect(mlflow), "".join(f"| class {number} | 0.9 |\n" for number in range(1000))
+    model = Registration("many-classes", "f", "s3://a/1", card, {}, {}, [], {}, {})
+    mlflow_registry.register(api, model)
+    description = asked(mlflow, "mlflow/model-versions/get", name="many-classes", version="1")["model_version"]["description"]
+    whole, said = description[: -len(mlflow_registry.REST)], description[-len(mlflow_registry.REST) :]
+    assert 4900 < len(description) <= 5000 and card.startswith(f"{whole}\n") and "model_card.md" in said
+
+
 def test_an_unknown_version_is_named(mlflow):
     api = mlflow_registry.connect(mlflow)
     with pytest.raises(InputError, match=r"MLflow must have the version, .*; got no nobody/7 at http"):

@@ -1,6 +1,7 @@
 """The model card and the other papers, from the evaluation file of a classifier and from one of several labels."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,34 @@ def test_papers_of_an_unknown_origin_are_written(model, tmp_path):
     assert facts["intervals"].keys() == {"accuracy"}
     assert next(iter(facts["figures"])) == "accuracy"
     assert not (tmp_path / "papers" / "pipeline.yaml").exists()
+
+
+HOSTILE = ("a|b", "<img src=x onerror=alert(1)>", "two\nlines", "`code`", "*bold*", "back\\|slash", "\x1b[31mred", "sun_flower")
+
+
+def test_the_names_of_classes_are_text_wherever_they_stand(tmp_path):
+    labels = list(HOSTILE)
+    model = version(tmp_path / "model" / "1", name="<b>roses</b>", labels=labels)
+    rows = [{"label": label, "recall": 1.0, "images": 100} for label in labels[1:]]
+    pairs = [{"label": labels[1], "prediction": labels[2], "images": 7}]
+    rows = [{"label": labels[0], "recall": 0.1, "images": 100}, *rows]
+    verdict = {"accepted": False, "reasons": ["<i>accuracy</i> is low"]}
+    evaluation = {"images": 800, "split": "test", "per_class": rows, "confused_pairs": pairs, "verdict": verdict}
+    card = model_card.model_card(model, evaluation, Origin("", {"images_uri": "photos/<b>"}))
+    markdown = card.split("---\n", 2)[2]
+    assert re.findall(r"(?<!\\)<", markdown) == []
+    assert re.findall(r"[^\w\s\\|<>()`*.,:;=%'\[\]/-]", markdown) == ["#"] * markdown.count("#")
+    table = [line for line in markdown.split("\n") if line.startswith("| ")]
+    cells = [re.split(r"(?<!\\)(?:\\\\)*\|", line) for line in table if re.search(r"\| 100 \|$", line)]
+    assert [len(row) for row in cells] == [5] * len(labels)
+    assert r"- a\|b: 10.0 % of 100 images" in markdown
+    assert r"- 7 images of \<img src=x onerror=alert(1)> taken for two lines" in markdown
+    assert "| sun_flower |" in markdown  # what needs no escape stays as it is
+
+
+def test_a_model_that_was_not_measured_says_so(model):
+    card = model_card.model_card(model, {"images": 0, "split": "", "verdict": {}}, Origin())
+    for line in ("It was not measured on any image.", "None was measured.", "Not judged.", "images: not recorded"):
+        assert line in card
+    assert "0 images" not in card
+    assert front_matter(card).keys() == {"license", "pipeline_tag", "tags"}

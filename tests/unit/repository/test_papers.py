@@ -161,3 +161,52 @@ def test_aliases_of_another_kind_are_named(place, content):
     (Path(place) / "papers" / "aliases.json").write_text(content)
     with pytest.raises(InputError, match=r"papers must be JSON .*aliases\.json"):
         papers.read_aliases(place)
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "\uff11", "01", "-1", "²", "", "champion", "newest "])
+def test_only_a_version_that_is_there_is_found(place, name):
+    with pytest.raises(InputError, match=r"a version must be a number, champion, challenger or newest, and be there; got "):
+        papers.find_number(place, published(place), name)
+    if name:
+        with pytest.raises(InputError, match="there must be a version to go back to"):
+            publish.rollback(place, name)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"figures": [1]},
+        {"figures": {"accuracy": "0.9"}},
+        {"intervals": {"accuracy": ["x", 1]}},
+        {"intervals": {"accuracy": 1}},
+        {"verdict": "yes"},
+        {"verdict": {"reasons": 7}},
+        {"date": 7},
+    ],
+)
+def test_papers_of_other_types_are_named(place, changed):
+    file = Path(place) / "papers" / "3" / "papers.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(InputError, match=r"papers must be JSON as this library writes them; got .*3/papers\.json\. Delete"):
+        papers.read_papers(place, published(place)[-1])
+
+
+def test_files_that_are_not_of_this_library_are_named(place):
+    folder = Path(place) / "papers"
+    (folder / "3" / "README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"got .*README\.md\. Delete the file"):
+        papers.read_card(place, published(place)[-1])
+    (folder / "aliases.json").write_text('{"champion": true}')
+    with pytest.raises(InputError, match=r"got .*aliases\.json\. Delete the file"):
+        papers.read_aliases(place)
+    (folder / "aliases.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"got .*aliases\.json\. Delete the file"):
+        papers.read_aliases(place)
+    (folder / "3" / "tags.json").write_text(json.dumps({"tags": ["\x1b[2J"]}))  # would clear the terminal
+    with pytest.raises(InputError, match=r"got .*tags\.json\. Delete the file"):
+        papers.read_tags(place, 3)
+
+
+def test_an_alias_that_is_not_known_is_left_out(place):
+    (Path(place) / "papers" / "aliases.json").write_text('{"champion": 2, "other": 1}')
+    assert papers.read_aliases(place) == {"champion": 2}
