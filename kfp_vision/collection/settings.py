@@ -9,6 +9,7 @@ from kfp_vision.core.errors import FieldError
 from kfp_vision.storage import base, uris, writing
 
 VARIABLE, OPTION = "KFP_VISION_COLLECT", "--collect"  # the others are these with _SHARE or -share, and so on
+NOWHERE = "none"  # as the folder: nothing is collected, as without one
 DEFAULT_SHARE, DEFAULT_DAYS, DEFAULT_MAX_MB = 0.1, 30.0, 1000.0
 FLAGS = {"": False, "0": False, "false": False, "1": True, "true": True}  # of KFP_VISION_COLLECT_IMAGES
 
@@ -50,7 +51,7 @@ def read_settings(
     """Reads what to collect; what is None comes from `KFP_VISION_COLLECT`, `KFP_VISION_COLLECT_SHARE` and so on.
 
     Args:
-        uri: folder or bucket folder to collect in; empty for none.
+        uri: folder or bucket folder to collect in; empty or `none` for none.
         share: of the answers to keep.
         images: whether to keep the images as well.
         days: after which a day is deleted.
@@ -67,7 +68,7 @@ def read_settings(
         read_settings("s3://bucket/collected", share=0.05, images=True, days=14)
     """
     place = environment.get(VARIABLE, "") if uri is None else uri
-    if not place:
+    if place in ("", NOWHERE):
         return None
     settings = CollectSettings(
         uris.absolute_uri(place),

@@ -42,6 +42,8 @@ DEPLOYMENT_ADVANCED = (
     "service_resources",
     "service_replicas",
     "service_timeout",
+    "service_collect",
+    "collected_uri",
     "service_wait_seconds",
     "service_rollback",
     "runtime_version",
@@ -52,6 +54,8 @@ QUANTITY_PATTERN = re.compile(r"(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE]\d
 AUTO, LOWEST, HIGHEST = "auto", "lowest", "highest"  # values of class_folder, besides a level
 LEVEL_PATTERN = re.compile("[1-9][0-9]?")
 LEAVE_OUT, TRAIN_ONLY = "leave_out", "train"  # values of rare_classes
+SHARE_PATTERN = re.compile(r"0|1|0?\.\d{1,6}|[01]\.0{1,6}")
+IN_BUCKET = re.compile("(s3|minio|cos|gs)://.")  # as `storage.base.BUCKETS`, which this room is below
 REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123
 ADVANCED_CHOICES = {
@@ -225,6 +229,7 @@ class Advanced:
             and `limits`.
         service_replicas: number of pods, or a range such as `1-3`; empty to leave it.
         service_timeout: seconds that a request may take, with Knative or a Gateway API; 0 to leave it.
+        service_collect: share of answers that the pods keep in `collected_uri`, such as `0.1`; `0` for none, empty to leave it.
         service_wait_seconds: seconds to wait until the InferenceService is ready.
         service_rollback: go back to the previous version if the new one does not become ready; else leave it, for inspection.
         runtime_version: version of TensorFlow Serving for `service_runtime=tensorflow`; empty to leave it.
@@ -318,6 +323,7 @@ class Advanced:
     service_resources: dict[str, Any] = field(default_factory=dict)
     service_replicas: str = ""
     service_timeout: int = 0
+    service_collect: str = ""
     service_wait_seconds: float = 600.0
     service_rollback: bool = True
     runtime_version: str = ""
@@ -432,10 +438,26 @@ def _check_service(advanced: Advanced) -> None:
     if pods and not 0 <= least <= most > 0:
         rule = "service_replicas of advanced must be a number of pods, or a range such as 1-3"
         raise InputError(rule, pods, "Set it to 1-3, say.")
+    _check_collecting(advanced)
     if advanced.runtime_version and advanced.service_runtime != STOCK_RUNTIME:
         rule = "runtime_version of advanced must be left out unless service_runtime=tensorflow"
         remedy = "Leave it out; service_image sets the container image of our server."
         raise InputError(rule, advanced.runtime_version, remedy)
+
+
+def _check_collecting(advanced: Advanced) -> None:
+    share = advanced.service_collect
+    if share and not SHARE_PATTERN.fullmatch(share):
+        rule = "service_collect of advanced must be a number from 0 to 1 with at most six decimals, as text"
+        raise InputError(rule, share, 'Set it to "0.1", say.')
+    if not share or not float(share):
+        return
+    if advanced.service_runtime == STOCK_RUNTIME:
+        rule = "service_collect of advanced must be left out with service_runtime=tensorflow, which collects nothing"
+        raise InputError(rule, share, "Leave it out, and have KServe's logger write to a bucket.")
+    if not IN_BUCKET.match(advanced.collected_uri):
+        rule = "service_collect of advanced must have a folder in a bucket as collected_uri, which all pods reach"
+        raise InputError(rule, advanced.collected_uri, "Set collected_uri to s3://bucket/collected, say.")
 
 
 def _check_training_job(advanced: Advanced) -> None:

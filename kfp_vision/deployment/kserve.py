@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp_vision import REGISTRY, __version__
+from kfp_vision.collection.settings import NOWHERE
+from kfp_vision.collection.settings import VARIABLE as COLLECT_VARIABLE
 from kfp_vision.core import advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.core.kube_config import is_in_cluster
@@ -45,6 +47,8 @@ FOLDER_DIGITS = 16  # digits of the fingerprint in the name of a model's folder 
 SERVICE_LABELS = {"kfp-vision/role": "server"}  # for network policies; KServe copies them to the pods
 GCS_SCHEME, S3_SCHEME = "gs", "s3"  # the schemes that KServe supports
 S3_COMPATIBLE_SCHEMES = ("cos", "minio")  # S3-compatible: endpoint and key are in the service account's secret
+COLLECT_SECRET = "kfp-vision-collect"  # each key has the name of the environment variable that it sets
+COLLECTING = ("service_collect", "collected_uri")  # settings that are younger than the hashes of deployed models
 GPU_RESOURCE = "nvidia.com/gpu"
 PORT = 8080
 SERVER_IMAGE = re.compile(r"(.*/)?kfp-vision:[^/:@]+")  # as `compile --registry` names it
@@ -277,7 +281,8 @@ def manifest(name: str, uri: str, fingerprint: str, settings: Mapping[str, Any])
 
 def _origin(trained_from: str, settings: Mapping[str, Any]) -> str:
     """Hashes the serving settings too, since giving a canary all requests is a change."""
-    served = {name: value for name, value in settings.items() if name not in SETTINGS_NOT_SERVED}
+    left_out = SETTINGS_NOT_SERVED if settings["service_collect"] else (*SETTINGS_NOT_SERVED, *COLLECTING)
+    served = {name: value for name, value in settings.items() if name not in left_out}
     return _hash([trained_from, served])
 
 
@@ -329,13 +334,28 @@ def _container(name: str, uri: str, gpus: int, settings: Mapping[str, Any]) -> d
         "image": settings["service_image"],
         "command": ["kfp-vision"],
         "args": ["serve", MODEL_MOUNT, "--name", name, "--host", "0.0.0.0", "--port", str(PORT)],
-        "env": [{"name": "STORAGE_URI", "value": uri}],
+        "env": [{"name": "STORAGE_URI", "value": uri}, *_collecting(settings)],
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": PORT}},
         "resources": _resources(gpus, settings),
         "securityContext": RESTRICTED_SECURITY_CONTEXT,
         **TERMINATION_POLICY,
     }
+
+
+def _collecting(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the variables by which our server collects or does not; none where it shall be left as it is."""
+    share = settings["service_collect"]
+    if not share:
+        return []
+    if not float(share):
+        return [{"name": COLLECT_VARIABLE, "value": NOWHERE}]
+    keys = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": COLLECT_SECRET, "key": name, "optional": True}}}
+        for name in base.ENVIRONMENT_VARIABLES
+    ]
+    place = {"name": COLLECT_VARIABLE, "value": settings["collected_uri"].strip()}
+    return [place, {"name": f"{COLLECT_VARIABLE}_SHARE", "value": share}, *keys]
 
 
 def _provide(version: Version, uri: str, settings: Mapping[str, Any]) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import colour_model, kubernetes_api, load_balancer
+from support import colour_model, kubernetes_api, load_balancer, published_schemas
 from support.exported_model import version
 from support.model_servers import NUMBERS, answering, free_port
 
 from kfp_vision import REGISTRY, __version__
+from kfp_vision.collection import settings as collect_settings
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import cluster, kserve
@@ -760,11 +761,55 @@ def test_sets_the_given_service_options_and_keeps_the_others(kubernetes, tmp_pat
     assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 2)
 
 
+def variables(kubernetes) -> dict[str, object]:
+    """Returns the environment of our server's container: values, and secrets as `secret/key`."""
+    found = {}
+    for one in predictor(kubernetes)["containers"][0]["env"]:
+        key = one.get("valueFrom", {}).get("secretKeyRef")
+        assert not key or key["optional"]
+        found[one["name"]] = f"{key['name']}/{key['key']}" if key else one["value"]
+    return found
+
+
+def test_pods_collect_if_asked_to_until_asked_not_to(kubernetes, tmp_path):
+    deploy(tmp_path / "model", collected_uri="s3://bucket/collected")
+    assert list(variables(kubernetes)) == ["STORAGE_URI"]  # of a training that looks for drift alone
+    asked = {"service_collect": "0.25", "collected_uri": "s3://bucket/collected"}
+    deploy(tmp_path / "model", **asked)
+    given = variables(kubernetes)
+    assert (given["KFP_VISION_COLLECT"], given["KFP_VISION_COLLECT_SHARE"]) == ("s3://bucket/collected", "0.25")
+    assert given["AWS_SECRET_ACCESS_KEY"] == "kfp-vision-collect/AWS_SECRET_ACCESS_KEY"
+    environment = {name: value for name, value in given.items() if name.startswith("KFP_VISION_COLLECT")}
+    found = collect_settings.read_settings(environment=environment | {"KFP_VISION_COLLECT": str(tmp_path)})
+    assert (found.uri, found.share, found.images) == (str(tmp_path), 0.25, False)
+    deploy(tmp_path / "better", b"better")
+    assert variables(kubernetes) | {"STORAGE_URI": ""} == given | {"STORAGE_URI": ""}  # left as it is
+    deploy(tmp_path / "better", b"better", service_collect="0")
+    off = variables(kubernetes)["KFP_VISION_COLLECT"]
+    assert collect_settings.read_settings(environment={"KFP_VISION_COLLECT": off}) is None
+
+
+def test_an_inference_service_that_collects_is_valid_against_kserves_schema():
+    asked = settings(service_collect="0.25", collected_uri="s3://bucket/collected", service_image="registry/server:1")
+    wanted = kserve.manifest("flowers", "s3://bucket/model/", "f", asked)
+    wanted["spec"]["predictor"] = {name: value for name, value in wanted["spec"]["predictor"].items() if value is not None}
+    del wanted["spec"]["predictor"]["containers"][0]["resources"]  # a limit of None removes an earlier one
+    assert published_schemas.faults(wanted) == []
+    wanted["spec"]["predictor"]["containers"][0]["env"][-1]["valueFrom"]["secretKeyRef"]["keys"] = "x"
+    assert published_schemas.faults(wanted) != []
+
+
 def test_settings_unrelated_to_serving_restart_nothing(kubernetes, tmp_path):
     served = version(tmp_path / "model" / "serving" / "1", trained_from="f" * 64)
     deploy(tmp_path / "model")
     services = copy.deepcopy(kubernetes.services)
-    unrelated = {"service_wait_seconds": 30.0, "versions_kept": 3, "service_rollback": False, "service_namespace": "models"}
+    unrelated = {
+        "collected_uri": "s3://bucket/collected",
+        "service_wait_seconds": 30.0,
+        "versions_kept": 3,
+        "service_rollback": False,
+        "service_namespace": "models",
+    }
     deploy(tmp_path / "model", **unrelated)
     assert kubernetes.services == services and kubernetes.asked["patch"] == 0
     assert kserve.is_deployed_from("flowers", "f" * 64, settings(**unrelated))

@@ -161,6 +161,10 @@ def test_makes_a_token_that_a_header_can_carry(tmp_path):
             set(outcome.REPORT_ENVIRONMENT),
         ),
         (
+            find_command("kubectl -n kubeflow create secret generic kfp-vision-collect "),
+            {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
+        ),
+        (
             find_command("kubectl -n kubeflow create secret generic kfp-vision-models "),
             {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
         ),

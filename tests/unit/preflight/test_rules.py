@@ -294,6 +294,29 @@ def test_service_replicas_are_a_number_or_a_range(value, pods):
     assert advanced.replica_range(advanced.Advanced.parse({"service_replicas": value}).service_replicas) == pods
 
 
+@pytest.mark.parametrize("share", ["", "0", "0.1", "1", "1.0", ".25", "0.000001"])
+def test_pods_may_collect_a_share_of_their_answers(share):
+    given = {"service_collect": share, "collected_uri": "gs://bucket/collected"}
+    assert advanced.Advanced.parse(given).service_collect == share
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        *[
+            ({"service_collect": share}, r"must be a number from 0 to 1 .*; got .*\. Set it to")
+            for share in ("2", "-1", "1e-3", "nan", "1.5")
+        ],
+        ({"service_collect": "0.1"}, "must have a folder in a bucket as collected_uri"),
+        ({"service_collect": "0.1", "collected_uri": "collected"}, "must have a folder in a bucket as collected_uri"),
+        ({"service_collect": "1", "service_runtime": "tensorflow"}, "must be left out with service_runtime=tensorflow"),
+    ],
+)
+def test_pods_that_cannot_collect_are_rejected(given, message):
+    with pytest.raises(InputError, match=f"service_collect of advanced {message}"):
+        advanced.Advanced.parse(given)
+
+
 @pytest.mark.parametrize("value", ["3-1", "0", "0-0", "1-", "-3", "one", "1-2-3", "1.5", "1 -3"])
 def test_invalid_service_replicas_are_rejected(value):
     with pytest.raises(
