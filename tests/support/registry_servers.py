@@ -54,7 +54,9 @@ def mlflow_server(root: Path) -> Iterator[str]:
     packages = installed("mlflow", MLFLOW)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--artifacts-destination", str(root / "artifacts")]
-    process = started([*command, *stores], port, root / "log", {"PYTHONPATH": str(packages)})
+    # Without this it starts half a dozen processes that wait for jobs which nobody gives them here.
+    environment = {"PYTHONPATH": str(packages), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = started([*command, *stores], port, root / "log", environment)
     try:
         until(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=60).ok)
         yield f"http://127.0.0.1:{port}"
