@@ -14,7 +14,7 @@ from kfp_vision.dataset.invalid_lines import InvalidColumns, InvalidLine
 from kfp_vision.dataset.label_cells import CHOICES, list_labels
 
 IMAGE_KEYS = {name for row in IMAGE_COLUMNS for name in row}
-UPLOADS = "/data/upload/"  # path on its server
+UPLOADS, LOCAL_FILES = "/data/upload/", "/data/local-files/"  # paths on its server
 # Paths of the same server, or of a store behind it, which no other server has: with or without a host, and a path before them.
 HOST = r"(?:https?://[^/?#]+)?(?:/[^/?#]+)*"
 SERVED_UPLOAD = re.compile(rf"(?:{HOST}/data/|/?)upload/\d+/(?=[0-9a-f]{{8}}-[^/]+$)")

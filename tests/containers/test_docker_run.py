@@ -65,15 +65,7 @@ FORM = {
     "advanced": '{"depth_multiplier": 0.25, "warmup_steps": 10}',
 }
 # Learns the squares of three colours, any number of them on an image.
-SEVERAL_FORM = {
-    "labels": "several",
-    "recipe": "quick",
-    "train_steps": "300",
-    "image_size": "64",
-    "validation_ratio": "0.25",
-    "test_ratio": "0.25",
-    "gpu_count": "0",
-}
+SEVERAL_FORM = FORM | {"labels": "several", "image_size": "48", "gpu_count": "0"}
 # Lines that differ between trainings or with the load of the machine.
 VARYING_LINES = re.compile(r" step |accuracy|reaches|POST http|is classified as|as the evaluation did|waits for its images")
 MAX_BYTES = 2.8e9  # of the CPU image, unpacked
