@@ -42,7 +42,8 @@ def check_choices(items: Iterable[Any]) -> None:
         InvalidColumns: all results are of other kinds.
     """
     annotations = (one for item in items if isinstance(item, dict) and is_task(item) for one in _submitted(item))
-    results = (result for one in annotations for result in one.get("result") or [] if isinstance(result, dict))
+    listed = (one["result"] for one in annotations if isinstance(one.get("result"), list))
+    results = (result for of_annotation in listed for result in of_annotation if isinstance(result, dict))
     kinds = {str(result.get("type")) for result in results}
     if kinds and CHOICES not in kinds:
         remedy = "Ask for choices in the project; of boxes and masks, export COCO, whose categories are read."

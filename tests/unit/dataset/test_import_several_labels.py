@@ -188,6 +188,7 @@ def test_what_an_annotation_of_label_studio_may_hold(tmp_path, annotation, label
         (result({"choices": None}), "a label that is neither a string nor a whole number"),
         (result({"choices": [["rose", "tea rose"]]}), "a label that is neither a string nor a whole number"),
         (choices(result=[{"type": "choices"}]), "an annotation of Label Studio that lacks 'value'"),
+        (choices(result=5), "an annotation of Label Studio whose result is not a list of objects"),
         (choices(result="rose"), "an annotation of Label Studio whose result is not a list of objects"),
         (choices(result=[None]), "an annotation of Label Studio whose result is not a list of objects"),
     ],
