@@ -336,6 +336,33 @@ def test_oddities_of_coco_that_change_nothing(tmp_path, changed, expected):
     assert [labels for _, labels, _ in read(tmp_path, "a.json", json.dumps(COCO | changed))] == expected
 
 
+ODD = [None, 5, 1.5, True, "", [], {}, [None], [[]], {"choices": 3}, {"a": {}}, "/data/local-files/?d=", "a\tb"]
+
+
+def with_odd_values(content, odd):
+    """Yields copies of parsed JSON in each of which one value, at any depth, is replaced by an odd one."""
+    yield odd
+    for key in content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ():
+        for changed in with_odd_values(content[key], odd):
+            copy = content.copy()
+            copy[key] = changed
+            yield copy
+
+
+@pytest.mark.parametrize(
+    "content", [COCO, [task("1.jpg", choices("rose"), choices("daisy", ground_truth=True))], [ABOUT | MINIMAL[0][0]]]
+)
+def test_any_value_in_any_place_is_read_or_refused_in_one_line(tmp_path, content):
+    refused = 0
+    for changed in (changed for odd in ODD for changed in with_odd_values(content, odd)):
+        try:
+            read(tmp_path, "a.json", json.dumps(changed))
+        except InputError as error:
+            refused += 1
+            assert str(error).count("\n") == 0
+    assert refused > len(ODD)
+
+
 def test_a_class_outside_the_class_map_is_rejected(tmp_path):
     with pytest.raises(InputError, match="a class that is not in the class-map, 5"):
         read(tmp_path, "a.manifest", json.dumps(SAGEMAKER | {"flowers": [0, 5]}))
