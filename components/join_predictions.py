@@ -20,7 +20,8 @@ def join_predictions(
 
     Returns:
         predictions: CSV with the header path,label,prediction,score,known,known_score.
-        metrics: Number of images, number of unreadable ones, and accuracy if folder names give the labels.
+        metrics: Number of images, number of unreadable ones, and if folder names give the labels accuracy; of several labels,
+            the exact match ratio.
     """
     from pathlib import Path
 
@@ -32,5 +33,6 @@ def join_predictions(
     given = (tables, about.labels, Path(predictions.path), predict_uri)
     joined = batch.join_predictions(*given, several=about.several)
     predictions.metadata.update(joined)
-    metrics.metadata.update(batch.summary_metrics(joined))
-    atomic.write_json(Path(metrics.path), joined)
+    figures = batch.summary_metrics(joined, several=about.several)
+    metrics.metadata.update(figures)
+    atomic.write_json(Path(metrics.path), joined | figures)

@@ -398,6 +398,8 @@ def _show_predictions(result: Mapping[str, Any]) -> None:
     print(f"\npredicted {result['pictures']:.0f} images, {result['unreadable']:.0f} unreadable: {result['predictions']}")
     if "accuracy" in result:
         print(f"accuracy  {result['accuracy']:.4f} on images in folders named after their labels")
+    if "exact_match_ratio" in result:
+        print(f"exact     {result['exact_match_ratio']:.4f} of the images whose labels are given get exactly these")
 
 
 def _show_model(result: Mapping[str, Any]) -> None:
@@ -569,7 +571,12 @@ def search(options: argparse.Namespace) -> int:
     def line(uri: str, near: Neighbours) -> str:
         if not options.json:
             return "\n".join([uri, *(f"  {hit.similarity:.4f}  {hit.label}  {hit.path}" for hit in near.hits)])
-        hits = [{"path": hit.path, "label": hit.label, "similarity": hit.similarity} for hit in near.hits]
+        hits = [
+            {"path": hit.path, "label": hit.label}
+            | ({} if hit.labels is None else {"labels": hit.labels})
+            | {"similarity": hit.similarity}
+            for hit in near.hits
+        ]
         return json.dumps({"path": uri, "nearest": hits}, ensure_ascii=False)
 
     if not 0 < options.nearest <= MAX_NEAREST:

@@ -16,7 +16,8 @@ def collect_results(run_dir: Path) -> dict[str, Any]:
     Returns:
         run_dir, and report if there is one. In addition,
         for records: records (their folder), pictures (number of images by split) and refused (number of rejected images);
-        for predictions: predictions (a table), pictures, unreadable, and accuracy if folder names give the labels;
+        for predictions: predictions (a table), pictures, unreadable, and accuracy if folder names give the
+            labels (of several labels exact_match_ratio);
         for an index: index (its folder), pictures and refused, and if those stages ran nearest (a table), findings (a table),
             audit (a report) and deployed (the output of `deploy_index`);
         for a review: chosen (a table), tasks (for Label Studio), pictures, unreadable and review (number of images chosen);
@@ -89,12 +90,11 @@ def _collect_model(run_dir: Path) -> dict[str, Any]:
 
 
 def _collect_predictions(run_dir: Path) -> dict[str, Any]:
-    from kfp_vision.prediction import batch  # as in _link
-
     (joined,) = run_dir.glob("*/join-predictions")
     shutil.copyfile(joined / "predictions", run_dir / "predictions.csv")
-    figures = batch.summary_metrics(json.loads((joined / "metrics").read_text(encoding="utf-8")))
-    return {"run_dir": str(run_dir), "predictions": str(run_dir / "predictions.csv")} | figures
+    figures = json.loads((joined / "metrics").read_text(encoding="utf-8"))
+    shown = {name: figures[name] for name in ("pictures", "unreadable", "accuracy", "exact_match_ratio") if name in figures}
+    return {"run_dir": str(run_dir), "predictions": str(run_dir / "predictions.csv")} | shown
 
 
 def _collect_index(run_dir: Path) -> dict[str, Any]:

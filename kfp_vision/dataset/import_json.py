@@ -14,7 +14,7 @@ from kfp_vision.dataset.import_lines import (
     read_table,
 )
 from kfp_vision.dataset.invalid_lines import InvalidColumns, InvalidLine
-from kfp_vision.dataset.label_cells import list_labels
+from kfp_vision.dataset.label_cells import CHOICES, list_labels
 
 VERTEX_ML_USE = "aiplatform.googleapis.com/ml_use"
 METADATA = "-metadata"  # ends the key beside that of an annotation, in SageMaker's augmented manifests
@@ -68,6 +68,8 @@ def parse_json(text: str, labels: LabelRule = ONE_LABEL) -> ParsedLines:
         return _parse_items(list(enumerate(content, start=1)), labels)
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
         return _parse_coco(content, labels)
+    if isinstance(content, dict) and label_studio.is_task(content):
+        return _parse_items([(1, content)], labels)  # one task, as Label Studio writes them to a bucket
     kinds = str | int | list if labels.several else str | int
     if isinstance(content, dict) and content and all(isinstance(label, kinds) for label in content.values()):
         pairs = [{"uri": name, "label": label} for name, label in content.items()]
@@ -86,21 +88,57 @@ def _parse_coco(content: dict[str, Any], rule: LabelRule) -> ParsedLines:
     """
     labels: dict[Any, dict[str, None]] = {}
     try:
-        categories = {category["id"]: category["name"] for category in content.get("categories", [])}
+        categories = _named_ids("categories", content.get("categories") or [], "name")
+        images = _named_ids("images", content["images"], "file_name")
         for annotation in content["annotations"]:
             category = annotation["category_id"]
-            if categories.get(category) in (None, ""):
+            if category not in categories:
                 raise InvalidColumns(f"annotations of COCO whose category {category!r} has no name", COCO_CATEGORIES_REMEDY)
-            labels.setdefault(annotation["image_id"], {})[str(categories[category])] = None
-        images = [(str(image["file_name"]), image["id"]) for image in content["images"]]
-    except (TypeError, KeyError) as fault:
+            labels.setdefault(annotation["image_id"], {})[categories[category]] = None
+    except KeyError as fault:
         raise InvalidColumns(f"annotations of COCO that lack {fault}", LINES_REMEDY) from None
-    if labels and labels.keys().isdisjoint(image_id for _, image_id in images):
-        found = f"annotations of COCO none of whose image_id, such as {next(iter(labels))!r}, is the id of an image"
-        raise InvalidColumns(found, COCO_IDS_REMEDY)
-    named = ((name, list(labels.get(image_id, []))) for name, image_id in images)
+    except (TypeError, AttributeError):
+        found = "images, annotations or categories of COCO that are not lists of objects with ids"
+        raise InvalidColumns(found, LINES_REMEDY) from None
+    _check_image_ids(labels, images)
+    named = ((name, list(labels.get(image_id, []))) for image_id, name in images.items())
     items = [(number, {"uri": name, "label": found}) for number, (name, found) in enumerate(named, start=1)]
     return _parse_items(items, rule)
+
+
+def _named_ids(part: str, items: list[dict[str, Any]], key: str) -> dict[Any, str]:
+    """Returns the names of images or categories by their ids; those without a name are left out of categories.
+
+    Raises:
+        InvalidColumns: two have the same id, and different names; or an image has no name.
+    """
+    names: dict[Any, str] = {}
+    for item in items:
+        number, given = item["id"], item[key]
+        name = str(given).strip() if isinstance(given, str | int) else ""
+        if names.get(number, name) != name:
+            found = f"{part} of COCO of which two have the id {number!r}, {names[number]} and {name}"
+            raise InvalidColumns(found, "Give each an id of its own.")
+        if name:
+            names[number] = name
+        elif key == "file_name":
+            raise InvalidColumns(f"images of COCO of which one has no file_name ({number!r})", "Give each its file_name.")
+    return names
+
+
+def _check_image_ids(labels: dict[Any, Any], images: dict[Any, str]) -> None:
+    """Checks that annotations find their images, which would be trained on as having none of the labels otherwise.
+
+    Annotations of images that are not listed are passed over, as pycocotools does, unless it is all of them.
+    """
+    strange = [image_id for image_id in labels if image_id not in images]
+    if strange and len(strange) == len(labels):
+        found = f"annotations of COCO none of whose image_id, such as {strange[0]!r}, is the id of an image"
+        raise InvalidColumns(found, COCO_IDS_REMEDY)
+    as_texts = set(map(str, images))
+    if mixed := [image_id for image_id in strange if str(image_id) in as_texts]:
+        found = f"annotations of COCO whose image_id, such as {mixed[0]!r}, is the id of an image only as a text"
+        raise InvalidColumns(found, COCO_IDS_REMEDY)
 
 
 def _parse_items(items: list[tuple[int, Any]], labels: LabelRule) -> ParsedLines:
@@ -181,8 +219,8 @@ def _annotated_label(value: Any, metadata: dict[str, Any], several: bool) -> str
 
 def _label_text(value: Any, several: bool) -> str:
     """Returns a label as text; with `several`, a list of them as JSON, which `label_cells.read_cell` reads."""
-    if isinstance(value, dict) and label_studio.CHOICES in value:
-        value = value[label_studio.CHOICES]
+    if isinstance(value, dict) and CHOICES in value:
+        value = value[CHOICES]
     if several and isinstance(value, list):
         return json.dumps(list_labels(value), ensure_ascii=False)
     if isinstance(value, list) and len(value) <= 1:

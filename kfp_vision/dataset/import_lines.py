@@ -35,6 +35,10 @@ LABEL_COLUMNS = tuple(
 SPLIT_COLUMNS = (("mluse",), ("split",), ("subset",), ("set",), ("dataset",), ("partition",), ("usage",), ("phase",))
 OUR_SPLIT_COLUMNS = ("mluse", "split")  # any other is a split only if it holds one
 ROW_NUMBERS = re.compile(r"|unnamed\d*|index|rownumber|rowid")  # columns that spreadsheets and pandas add
+# Columns of every table that Label Studio exports, and others there that are no label; see exports/csv2.py and converter.py of
+# label_studio_sdk 2.1.3. Without an annotation of the image, `annotation_id` is empty.
+ANNOTATION_COLUMNS = {"annotator", "annotationid", "leadtime"}
+TASK_COLUMNS = ANNOTATION_COLUMNS | {"id", "createdat", "updatedat", "agreement", "history"}
 # Cells of a table with a column for each class, in lower case.
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False}
 IMAGE_ENDING = re.compile(r"\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|hei[cf]|avif|p[pgbn]m)$", re.IGNORECASE)
@@ -135,6 +139,7 @@ class Columns:
         split: position of the split; None if there is none.
         flags: positions of the classes, if the table has a column of 0 and 1 for each.
         more_labels: positions of further labels, if images have several and each is in a column.
+        annotation: position of what is empty if nobody has looked at the image, in a table of Label Studio; else None.
     """
 
     names: tuple[str, ...]
@@ -143,6 +148,7 @@ class Columns:
     split: int | None
     flags: tuple[int, ...] = ()
     more_labels: tuple[int, ...] = ()
+    annotation: int | None = None
 
     def read_several(self, number: int, cells: Sequence[str], separator: str) -> Line:
         """Returns what a row gives, with any number of labels.
@@ -161,6 +167,8 @@ class Columns:
         for position in self.label_columns:
             held = read_cell(cells[position], separator)
             found = found if held is None else [*(found or []), *held]
+        if found is None and self.annotation is not None and cells[self.annotation]:
+            found = []  # submitted without a choice
         ml_use = "" if self.split is None else cells[self.split]
         return Line(number, cells[self.image], joined(found or []), ml_use, is_negative=found == [])
 
@@ -250,6 +258,10 @@ def choose_columns(names: Sequence[str], rows: Sequence[Sequence[str]], *, sever
         Columns(names=('id', 'breed'), image=0, label=1, split=None, flags=())
     """
     keys = [plain_name(name) for name in names]
+    if set(keys) >= ANNOTATION_COLUMNS:
+        others = ["" if key in TASK_COLUMNS else name for name, key in zip(names, keys, strict=True)]
+        found = choose_columns(others, rows, several=several)
+        return replace(found, names=tuple(names), annotation=keys.index("annotationid"))
     if several and (columns := _numbered_labels(names, keys, rows)):
         return columns
     if "uri" in keys and "label" in keys:
@@ -331,7 +343,8 @@ def read_table(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], 
     columns = choose_columns(names, [cells for _, cells in rows[:ROWS_LOOKED_AT]], several=labels.several)
     parsed = ParsedLines(notes=[columns.note] if columns.note else [])
     separator = ""
-    if labels.several and columns.label is not None and (labels.separator or not columns.more_labels):
+    is_one_each = bool(columns.more_labels) or columns.annotation is not None  # Label Studio writes several as JSON
+    if labels.several and columns.label is not None and (labels.separator or not is_one_each):
         separator = labels.choose((cells[columns.label] for _, cells in rows), parsed.notes)
     if columns.split is not None:
         parsed.split_column = columns.names[columns.split]

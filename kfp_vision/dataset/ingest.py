@@ -119,6 +119,7 @@ def ingest_images(
     if leave_out_uri:
         steps.update_labels(found)
     if labels == SEVERAL:
+        several_labels.check_names(found)
         several_labels.merge_copies(found)
     splits_in_data = found.splits
     if task == CLASSIFICATION:

@@ -56,7 +56,7 @@ def read_cell(cell: str, separator: str) -> list[str] | None:
 
 
 def list_labels(value: Any) -> list[str]:
-    """Returns the labels in a value of JSON: a list, one label, or Label Studio's dictionary of choices.
+    """Returns the labels in a value of JSON: a list, one label, or Label Studio's dictionary of choices, also in a list.
 
     Args:
         value: as parsed.
@@ -66,8 +66,11 @@ def list_labels(value: Any) -> list[str]:
     """
     if isinstance(value, dict) and CHOICES in value:
         value = value[CHOICES]
-    found = []
+    found: list[str] = []
     for label in value if isinstance(value, list) else [value]:
+        if isinstance(label, dict) and CHOICES in label:
+            found += list_labels(label[CHOICES])
+            continue
         if isinstance(label, float) and label.is_integer():
             label = int(label)
         if isinstance(label, bool) or not isinstance(label, str | int):

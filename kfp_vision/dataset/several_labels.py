@@ -21,21 +21,13 @@ SHOWN_PAIRS = 5
 
 
 def merge_copies(found: Catalog) -> None:
-    """Gives each image one row, with the labels of all its copies, and checks the names of the labels.
+    """Gives each image one row, with the labels of all its copies.
 
     So an image that lies in the folders of several classes has the labels of all. Of the splits of copies, the last is kept.
 
     Args:
         found: the catalog; changed in place.
-
-    Raises:
-        InputError: a label holds `|`, which separates labels wherever people read them.
     """
-    wrong = [label for label in found.classes if SHOWN_SEPARATOR in label]
-    if wrong:
-        rule = f"with labels=several, a label must not hold {SHOWN_SEPARATOR}, which separates labels in tables"
-        remedy = 'Rename it; if it is a list of labels, set advanced to {"label_separator": "|"}.'
-        raise InputError(rule, some(wrong), remedy)
     copies_of: dict[str, list[ImageRow]] = {}
     for row in found.rows:
         copies_of.setdefault(row.content_id, []).append(row)
@@ -49,6 +41,22 @@ def merge_copies(found: Catalog) -> None:
         f"{plural(copies, 'image is a byte-for-byte copy', 'images are byte-for-byte copies')} of others, "
         f"and not used a second time{told}."
     )
+
+
+def check_names(found: Catalog) -> None:
+    """Checks that tables can hold the names of the labels.
+
+    Args:
+        found: the catalog of the data.
+
+    Raises:
+        InputError: a label holds `|`, which separates labels wherever people read them.
+    """
+    wrong = [label for label in found.classes if SHOWN_SEPARATOR in label]
+    if wrong:
+        rule = f"with labels=several, a label must not hold {SHOWN_SEPARATOR}, which separates labels in tables"
+        remedy = 'Rename it; if it is a list of labels, set advanced to {"label_separator": "|"}.'
+        raise InputError(rule, some(wrong), remedy)
 
 
 def _merge(rows: list[ImageRow]) -> ImageRow:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision.core import children
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import InputError, NotFoundError
 from kfp_vision.engines import openvino_runtime
 from kfp_vision.exports.formats import (
     INPUT,
@@ -194,8 +194,11 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         The model.
 
     Raises:
+        NotFoundError: there is none.
         InputError: its runtime is not installed, or does not load it, or it was not exported by this library.
     """
+    if not path.exists():
+        raise NotFoundError("a model file must exist on this machine", str(path), "Give its .tflite, .onnx or .xml file.")
     if (path / SAVED_MODEL_FILE).is_file():
         return SavedModel(path, threads)
     rule, remedy = "a model file must be one that export_model wrote", "Give its .tflite, .onnx or .xml file."

@@ -167,26 +167,27 @@ def join_predictions(
     return total
 
 
-def summary_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+def summary_metrics(counts: Mapping[str, int], *, several: bool) -> dict[str, float]:
     """Computes the metrics of a dashboard.
 
     Args:
         counts: Counts as `predict_images` returns them.
+        several: Whether images have several labels.
 
     Returns:
-        pictures, unreadable, and accuracy if any image has a label.
+        pictures, unreadable, and if the label of any image is given accuracy; of several labels, exact_match_ratio instead.
     """
-    accuracy = {"accuracy": counts["right"] / counts["labelled"]} if counts["labelled"] else {}
-    return {"pictures": counts["pictures"], "unreadable": counts["unreadable"]} | accuracy
+    name = "exact_match_ratio" if several else "accuracy"
+    right = {name: counts["right"] / counts["labelled"]} if counts["labelled"] else {}
+    return {"pictures": counts["pictures"], "unreadable": counts["unreadable"]} | right
 
 
 def _summary(counts: Mapping[str, int], *, several: bool) -> str:
     text = f"{counts['pictures']} images classified, {counts['unreadable']} unreadable"
     if counts["labelled"]:
-        accuracy = summary_metrics(counts)["accuracy"]
-        figure = "share with exactly their labels" if several else "accuracy"
+        figure = "exact match ratio" if several else "accuracy"
         given = "whose labels are given" if several else "in folders named after a class"
-        text += f"; {figure} {accuracy:.4f} on the {counts['labelled']} {given}"
+        text += f"; {figure} {counts['right'] / counts['labelled']:.4f} on the {counts['labelled']} {given}"
     return text
 
 

@@ -6,9 +6,11 @@ Source: https://labelstud.io/guide/predictions, as of Label Studio 1.13.
 from collections.abc import Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from kfp_vision.dataset.corrections import NOT_SURE
-from kfp_vision.dataset.label_studio import CHOICES, LOCAL_FILES
+from kfp_vision.dataset.label_cells import CHOICES
+from kfp_vision.dataset.label_studio import LOCAL_FILES
 from kfp_vision.repository.version import Version
 from kfp_vision.storage import uris
 
@@ -27,7 +29,7 @@ def to_task(uri: str, named: Sequence[str], suggested: Sequence[tuple[str, float
     Returns:
         The task, as JSON.
     """
-    image = uri if uris.scheme_of(uri) else f"{LOCAL_FILES}?d={uri.removeprefix('/')}"
+    image = uri if uris.scheme_of(uri) else f"{LOCAL_FILES}?d={quote(uri.removeprefix('/'))}"
     result = {"from_name": FROM, "to_name": TO, "type": CHOICES, "value": {CHOICES: list(named)}}
     prediction = {"model_version": f"{version.name} {version.fingerprint[:8]}", "score": suggested[0][1], "result": [result]}
     return {"data": {TO: image}, "predictions": [prediction]}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kfp_vision.core.errors import InputError, redact
-from kfp_vision.core.values import ONE
+from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset import image_files, scan, several_labels, table
 from kfp_vision.dataset.table import ImageRow, read_table, write_table, write_unused
 from kfp_vision.networks import NETWORKS
@@ -60,12 +60,14 @@ def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE
         Numbers of the partitions, from 0.
 
     Raises:
-        InputError: There are no images at the URI.
+        InputError: There are no images at the URI, or with several labels one holds `|`.
     """
     found = scan.scan_images(uris.from_field(images_uri), classes=False, labels=labels)
     skipped = found.skipped.lines()
     if not found.rows:
         raise no_images_to_index_error([], skipped)
+    if labels == SEVERAL:
+        several_labels.check_names(found)
     hidden = several_labels.hidden_notes(found) if labels == ONE else []
     for line in [*found.notes, *hidden, *skipped]:
         print(line)

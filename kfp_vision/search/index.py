@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,12 +102,14 @@ class Hit:
         path: URI of the image.
         label: Label of the image; empty if it has none. Where images have several, all of them with `|` between.
         similarity: Cosine similarity to the query, at most 1.
+        labels: Labels of the image where images have several, else None.
     """
 
     content_id: str
     path: str
     label: str
     similarity: float
+    labels: Sequence[str] | None = None
 
 
 class Index:
@@ -270,7 +272,8 @@ class Index:
 
     def _hit(self, position: int, similarity: float) -> Hit:
         image = self.images[position]
-        return Hit(image.content_id, image.path, show_labels(image.label), float(similarity))
+        labels = image.labels if self.several else None
+        return Hit(image.content_id, image.path, show_labels(image.label), float(similarity), labels)
 
 
 class _ByteRanges:

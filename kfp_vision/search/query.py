@@ -99,7 +99,8 @@ class RemoteSearcher:
 
 
 def _parse(answer: dict[str, Any]) -> Neighbours:
-    return Neighbours([Hit(hit["id"], hit["path"], hit["label"], hit["similarity"]) for hit in answer["hits"]], b"")
+    hits = (Hit(hit["id"], hit["path"], hit["label"], hit["similarity"], hit.get("labels")) for hit in answer["hits"])
+    return Neighbours(list(hits), b"")
 
 
 def search_images(index: Path, queries_uri: str, *, count: int, label: str, table: Path, page: Path) -> dict[str, int]:

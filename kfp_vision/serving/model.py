@@ -201,7 +201,7 @@ class ServedClassifier(Model):
         except InputError as error:
             raise InvalidInput(str(error).removeprefix(InputError.PREFIX)) from None
         _check_any_readable(answers)
-        return protocols.search_response(answers, searched.index)
+        return protocols.search_response(answers)
 
     def required_index(self) -> LoadedIndex:
         """Returns the index that is searched.

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from kfp_vision.core.errors import format_value
 from kfp_vision.core.values import MAX_NEAREST
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.dataset.table import SHOWN_SEPARATOR
 from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.prediction.explanation import Explanation
 from kfp_vision.repository.version import Version
@@ -187,17 +186,16 @@ def explain_response(
     return v1_response(predictions, version, request.predict) | {"explanations": explanations}
 
 
-def search_response(answers: Sequence[list[Hit] | Rejected], index: Index) -> dict[str, Any]:
+def search_response(answers: Sequence[list[Hit] | Rejected]) -> dict[str, Any]:
     """Builds the body of a search response.
 
     Args:
         answers: for each image its hits, nearest first, or why it was rejected.
-        index: the index that was searched.
 
     Returns:
         `predictions`, with `hits` or `error` for each image; a hit has `labels` besides `label` only if images have several.
     """
-    return {"predictions": [_v1_hits(answer, index) for answer in answers]}
+    return {"predictions": [_v1_hits(answer) for answer in answers]}
 
 
 def describe_index(index: Index) -> dict[str, Any]:
@@ -334,16 +332,15 @@ def _best(answer: Prediction, top_k: int) -> list[int]:
     return sorted(range(len(answer.probabilities)), key=lambda number: -answer.probabilities[number])[:top_k]
 
 
-def _v1_hits(answer: list[Hit] | Rejected, index: Index) -> dict[str, Any]:
+def _v1_hits(answer: list[Hit] | Rejected) -> dict[str, Any]:
     if isinstance(answer, Rejected):
         return {"error": str(answer)}
-    return {"hits": [_v1_hit(hit, several=index.several) for hit in answer]}
+    return {"hits": [_v1_hit(hit) for hit in answer]}
 
 
-def _v1_hit(hit: Hit, *, several: bool) -> dict[str, Any]:
-    label = _text(hit.label)
-    labels = {"labels": label.split(SHOWN_SEPARATOR) if label else []} if several else {}
-    return {"id": hit.content_id, "path": _text(hit.path), "label": label, **labels, "similarity": hit.similarity}
+def _v1_hit(hit: Hit) -> dict[str, Any]:
+    labels = {} if hit.labels is None else {"labels": [_text(label) for label in hit.labels]}
+    return {"id": hit.content_id, "path": _text(hit.path), "label": _text(hit.label), **labels, "similarity": hit.similarity}
 
 
 def _v1_explanation(answer: tuple[Explanation, list[bytes]] | Rejected, labels: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.crop_shapes import WHOLE
-from kfp_vision.core.errors import InputError, redact
+from kfp_vision.core.errors import FieldError, InputError, redact
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset.label_map import read_labels
@@ -23,6 +23,7 @@ from kfp_vision.evaluation import thresholds
 from kfp_vision.evaluation.temperature import MIN_IMAGES, fit_temperature
 from kfp_vision.networks import NETWORKS, pretrained, split_head
 from kfp_vision.prediction import export
+from kfp_vision.prediction.batch import UNKNOWN
 from kfp_vision.prediction.held_out import HeldOut, keep_held_out
 from kfp_vision.prediction.novelty import Novelty, fit_novelty, known_pairs
 from kfp_vision.records import tf_dataset
@@ -79,13 +80,16 @@ def train_classifier(
 
     Raises:
         InputError: there are no images, records are incomplete, the checkpoint does not fit, fewer GPUs are visible than
-            requested, or `checkpoint_dir` belongs to another training.
+            requested, `checkpoint_dir` belongs to another training, or with `name_unknown` a class is called `unknown`.
         Diverged: the loss is not finite.
         WorkerLost: another worker has ended, or cannot be reached.
         SystemExit: this process, or another worker, received SIGTERM; `checkpoint_dir` holds the state to resume from.
     """
     about = _check_records(train_records, validation_records)
     labels, objective = read_labels(label_map), choose_objective(about.several)
+    if recipe.advanced.name_unknown and UNKNOWN in labels:
+        rule = f"with name_unknown of advanced, no class may be called {UNKNOWN}, as images that are not known are named"
+        raise FieldError(rule, f"a class {UNKNOWN}", "Rename the class, or leave name_unknown out.")
     if about.several:
         recipe = _keep_labels_in_crops(recipe)
     shape = _shape(recipe)
@@ -381,6 +385,8 @@ def _write_outputs(
     """Writes the model folder, with what the training has found, and the page of learning curves."""
     recipe = trainer.recipe
     settings = {**asdict(recipe), **shape, **found, "preset": recipe.preset.to_json()}
+    if not recipe.advanced.label_separator:
+        del settings["advanced"]["label_separator"]  # that of data with several labels only
     with replacing(model) as beside:
         _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape, novelty, held_out)
     shown = {"recipe": recipe.preset.recipe} | _shown_settings(settings) | recipe.advanced.changed()

@@ -122,6 +122,18 @@ def test_lists_all_labels_of_images_that_have_several(tmp_path):
     assert [tuple(row.labels) for row in read_table(ended.folder / "images")] == several_labels.SETS
 
 
+def test_rejects_a_label_that_holds_what_separates_labels_where_images_have_several(tmp_path):
+    table = several_labels.write_folder(tmp_path / "photos", images=2)
+    table.write_text("uri,label\n0000.jpg,blue|pale;red\n0001.jpg,red\n")
+    values = {"fingerprint": "any", "images_uri": str(table), "partitions": 1}
+    of_one = run_component.run(components.list_images, tmp_path / "one", **values, labels="one")
+    assert of_one.printed[-1] == "2 images to index"
+    table.write_text('uri,label\n0000.jpg,"[""blue|pale"", ""red""]"\n0001.jpg,red\n')
+    of_several = run_component.run(components.list_images, tmp_path / "several", **values, labels="several")
+    rule = "error: with labels=several, a label must not hold |, which separates labels in tables; got blue|pale."
+    assert run_component.error_line(of_several).startswith(rule)
+
+
 def test_rejects_a_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
     values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1, "labels": "one"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import colour_model, sample_images
+from support import colour_model, sample_images, several_labels
 from support.model_servers import ended, until
 
 from kfp_vision import __version__
@@ -64,6 +64,8 @@ FORM = {
     "gpu_count": "1",  # selects the GPU image, which trains on the CPU with a warning
     "advanced": '{"depth_multiplier": 0.25, "warmup_steps": 10}',
 }
+# Learns the squares of three colours, any number of them on an image.
+SEVERAL_FORM = FORM | {"labels": "several", "image_size": "48", "gpu_count": "0"}
 # Lines that differ between trainings or with the load of the machine.
 VARYING_LINES = re.compile(r" step |accuracy|reaches|POST http|is classified as|as the evaluation did|waits for its images")
 MAX_BYTES = 2.8e9  # of the CPU image, unpacked
@@ -411,6 +413,35 @@ def test_batch_prediction_writes_only_its_artifacts(batch, model_repository):
     stages = {name.split(" ")[0].replace("_", "-") for name in BATCH_STAGES}
     artifact_folders = [set(path.parts[1:-1]) for path in written if path.parts[0] == artifacts]
     assert artifact_folders and all(folders & stages for folders in artifact_folders)
+
+
+@pytest.fixture(scope="module")
+def several_run(engine, image, tmp_path_factory) -> Run:
+    """Runs the pipeline in containers on a COCO file, whose images have any number of labels."""
+    output = tmp_path_factory.mktemp("several") / "runs"
+    coco = several_labels.write_coco(output.parent / "images", 160)
+    form = SEVERAL_FORM | {"images_uri": coco, "deploy_to": output.parent / "repository"}
+    result = run_pipeline(engine, output, form, "--runner", "docker")
+    assert result.code == 0, "\n".join([*result.lines, result.stderr])
+    return result
+
+
+def test_every_stage_runs_in_the_image_where_images_have_several_labels(several_run):
+    assert several_run.stages == STAGES
+    assert several_run.stderr == ""
+    assert {info["HostConfig"]["NetworkMode"] for info in several_run.containers} == {"none"}
+
+
+def test_a_model_of_several_labels_is_learned_deployed_and_answers_in_containers(several_run):
+    assert several_run.result["mean_average_precision"] >= 0.9  # scores that know nothing of the image reach about 0.5
+    (version,) = versions(several_run.output.parent / "repository")
+    assert version.several and version.labels == several_labels.LABELS
+    answer = several_run.result["answer"]
+    examples = read_examples(several_run.artifacts / "write-tfrecords" / "test_records")
+    (test_image,) = [encoded for name, encoded, _ in examples if name == answer["picture"]]
+    with run_server(several_run.output.parent / "repository") as url:
+        (prediction,) = client.ServingClient(url).classify([test_image])
+    assert prediction.labels == answer["labels"]
 
 
 @pytest.fixture(scope="module")

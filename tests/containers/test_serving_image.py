@@ -5,13 +5,12 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from support import colour_index, colour_model
+from support import colour_index, colour_model, grpc_client
 from support.model_servers import free_port, until
 
 from kfp_vision import __version__
@@ -23,24 +22,6 @@ MAX_BYTES = 600e6  # unpacked, on Docker's python:3.11-slim-bookworm
 BASE_BYTES = 130e6  # of that base, unpacked
 SECONDS = 120  # until the server answers; usually two
 ABSENT = ("tensorflow", "keras", "kfp", "cv2", "sklearn", "scipy", "matplotlib", "pandas", "tensorboard")
-
-# KServe's own client, in a process of its own.
-GRPC_CLIENT = """
-import asyncio, json, sys
-import numpy as np
-from kserve import InferenceGRPCClient, InferInput, InferRequest
-
-address, file = sys.argv[1:]
-
-async def ask():
-    async with InferenceGRPCClient(address) as client:
-        tensor = InferInput("image_bytes", [1], "BYTES")
-        tensor.set_data_from_numpy(np.array([open(file, "rb").read()], object))
-        answer = await client.infer(InferRequest("colours", [tensor]))
-        return [name.decode() for name in {output.name: output.as_numpy() for output in answer.outputs}["classes"]]
-
-print(json.dumps(asyncio.run(ask())))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +114,9 @@ def test_answers_the_open_inference_protocol_over_http(server):
     assert outputs["classes"] == ["green"]
 
 
-def test_answers_the_open_inference_protocol_over_grpc(server, tmp_path):
-    file = tmp_path / "blue.jpg"
-    file.write_bytes(colour_model.picture("blue"))
-    command = [sys.executable, "-c", GRPC_CLIENT, server[1], str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["blue"]
+def test_answers_the_open_inference_protocol_over_grpc(server):
+    answer = grpc_client.ask(server[1], [colour_model.picture("blue")])
+    assert answer["classes"]["data"] == ["blue"]
 
 
 def test_searches_the_index(server):

@@ -1,4 +1,4 @@
-"""End to end on one machine: from a table of images with several labels to a deployed model that names all of them."""
+"""End to end on one machine: from an export of Label Studio to a deployed model that names all labels of an image."""
 
 import json
 import subprocess
@@ -32,7 +32,8 @@ FORM = {
 def run(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """Runs image_classification; returns its folder and the last line, parsed."""
     root = tmp_path_factory.mktemp("run")
-    form = FORM | {"images_uri": several_labels.write_folder(root / "images", IMAGES), "deploy_to": root / "repository"}
+    export = several_labels.write_label_studio(root / "images", IMAGES, "/data/upload/1/0f9e8d7c-{}")  # as uploads are called
+    form = FORM | {"images_uri": export, "deploy_to": root / "repository"}
     options = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kfp_vision.cli", "run", *options, "--json", "--output", str(root / "out")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

@@ -2,15 +2,11 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
-from support import colour_model, known_colours, model_servers
+from support import colour_model, grpc_client, known_colours
 
 from kfp_vision.cli import main
 from kfp_vision.prediction.classifier import Classifier
@@ -79,46 +75,8 @@ def test_the_command_line_says_it(url, tmp_path, capsys):
     assert yellow.endswith("  (unlike the images of the training)") and red.endswith("red.png")
 
 
-GRPC_CLIENT = """
-import asyncio, sys
-import numpy as np
-from kserve import InferenceGRPCClient, InferInput, InferRequest
-
-async def ask(address, files):
-    tensor = InferInput("image_bytes", [len(files)], "BYTES")
-    tensor.set_data_from_numpy(np.array([open(file, "rb").read() for file in files], object))
-    async with InferenceGRPCClient(address) as client:
-        answer = await client.infer(InferRequest("colours", [tensor]))
-    named = {output.name: output.as_numpy() for output in answer.outputs}
-    print(named["classes"][0].decode(), named["known"].tolist(), named["known_score"].dtype)
-
-asyncio.run(ask(sys.argv[1], sys.argv[2:]))
-"""
-
-
 @pytest.mark.slow
-def test_kserves_client_gets_it_over_grpc(version, tmp_path):
-    files = [tmp_path / "red.png", tmp_path / "yellow.png"]
-    for file, image in zip(files, IMAGES, strict=False):
-        Path(file).write_bytes(image)
-    port = model_servers.free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "kfp_vision.cli",
-        "serve",
-        str(version.folder.parent),
-        "--port",
-        "0",
-        "--grpc-port",
-        str(port),
-    ]
-    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=unbuffered) as process:
-        try:
-            assert any("open http" in line for line in process.stdout)
-            client = [sys.executable, "-c", GRPC_CLIENT, f"127.0.0.1:{port}", *map(str, files)]
-            done = subprocess.run(client, capture_output=True, text=True, check=False, timeout=SECONDS)
-        finally:
-            process.terminate()
-    assert done.stdout == "red [True, False] float32\n", done.stderr
+def test_kserves_client_gets_it_over_grpc(version):
+    answer = grpc_client.serve_and_ask(version.folder.parent, IMAGES[:2])
+    assert answer["classes"]["data"][0] == "red"
+    assert (answer["known"]["data"], answer["known_score"]["dtype"]) == ([True, False], "float32")

@@ -2,15 +2,12 @@
 
 import base64
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import requests
-from support import colour_model, colour_sets, mixed_colours, model_servers
+from support import colour_model, colour_sets, grpc_client, mixed_colours
 
 from kfp_vision.cli import main
 from kfp_vision.prediction.client import ServingClient
@@ -143,7 +140,7 @@ def test_the_command_line_names_all_labels_or_none_of_them(url, version, tmp_pat
 
 
 @pytest.mark.slow
-def test_hits_of_a_search_have_all_labels(tmp_path):
+def test_hits_of_a_search_have_all_labels(tmp_path, capsys):
     index = colour_sets.write_index(tmp_path, {45: ()})
     shutil.copytree(index, tmp_path / "model" / "serving" / "index")
     with server.run_server(tmp_path / "model") as address:
@@ -155,39 +152,18 @@ def test_hits_of_a_search_have_all_labels(tmp_path):
         assert len(hits) == 59 and all("blue" in hit["labels"] for hit in hits)
         about = requests.get(f"{address}/v1/models/colours/index", timeout=SECONDS).json()
         assert about["labels"] == ["blue", "green", "red"]
-        searched = [hit.label for hit in RemoteSearcher(address, 2).nearest([colour_sets.picture(65)])[0].hits]
-        assert searched == ["green|red", "green|red"]
-
-
-GRPC_CLIENT = """
-import asyncio, sys
-import numpy as np
-from kserve import InferenceGRPCClient, InferInput, InferRequest
-
-async def ask(address, files):
-    tensor = InferInput("image_bytes", [len(files)], "BYTES")
-    tensor.set_data_from_numpy(np.array([open(file, "rb").read() for file in files], object))
-    async with InferenceGRPCClient(address) as client:
-        answer = await client.infer(InferRequest("colours", [tensor]))
-    named = {output.name: output.as_numpy() for output in answer.outputs}
-    print([[label.decode() for label in row if label] for row in named["labels"]], named["scores"].shape)
-
-asyncio.run(ask(sys.argv[1], sys.argv[2:]))
-"""
+        searched = RemoteSearcher(address, 2).nearest([colour_sets.picture(65)])[0].hits
+        assert [(hit.label, hit.labels) for hit in searched] == [("green|red", ["green", "red"])] * 2
+        (tmp_path / "query.png").write_bytes(colour_sets.picture(65))
+        for source in (["--url", address], ["--index", str(index)]):
+            assert main(["search", *source, "--nearest", "1", "--json", str(tmp_path / "query.png")]) == 0
+            (hit,) = json.loads(capsys.readouterr().out.splitlines()[-1])["nearest"]
+            assert (hit["label"], hit["labels"]) == ("green|red", ["green", "red"])
 
 
 @pytest.mark.slow
-def test_kserves_client_gets_them_over_grpc(version, tmp_path):
-    for name in NAMES:
-        (tmp_path / name).write_bytes(mixed_colours.picture(name))
-    port = model_servers.free_port()
-    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(version.folder.parent)]
-    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"PYTHONUNBUFFERED": "1"}}
-    with subprocess.Popen([*command, "--port", "0", "--grpc-port", str(port)], **options) as process:
-        try:
-            assert any("open http" in line for line in process.stdout)
-            client = [sys.executable, "-c", GRPC_CLIENT, f"127.0.0.1:{port}", *(str(tmp_path / name) for name in NAMES)]
-            done = subprocess.run(client, capture_output=True, text=True, check=False, timeout=SECONDS)
-        finally:
-            process.terminate()
-    assert done.stdout == f"{LABELS} (5, 3)\n", done.stderr
+def test_kserves_client_gets_them_over_grpc(version):
+    answer = grpc_client.serve_and_ask(version.folder.parent, [mixed_colours.picture(name) for name in NAMES])
+    rows = [answer["labels"]["data"][start : start + 3] for start in range(0, 15, 3)]
+    assert [[label for label in row if label] for row in rows] == LABELS
+    assert answer["scores"]["shape"] == [5, 3]

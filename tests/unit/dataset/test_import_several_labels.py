@@ -1,5 +1,7 @@
 """Import files whose images have several labels, in every format that tools write."""
 
+import csv
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -133,6 +135,8 @@ def test_an_image_of_which_nothing_is_said_has_no_label_and_is_no_negative(tmp_p
         ([choices("daisy"), choices("rose", updated_at="2026-02-01T00:00:00Z")], ["rose"]),
         ([choices("daisy", ground_truth=True), choices("rose", updated_at="2026-02-01T00:00:00Z")], ["daisy"]),
         ([choices("daisy"), choices("rose", updated_at="2026-02-01T00:00:00Z", was_cancelled=True)], ["daisy"]),
+        ([choices("daisy"), choices("rose", updated_at="2026-02-01T00:00:00Z", skipped=True)], ["daisy"]),
+        ([choices("daisy"), {"result": choices("rose")["result"]}], ["daisy"]),  # without a date: the oldest
     ],
 )
 def test_the_annotation_of_label_studio_that_counts_is_the_ground_truth_or_the_newest(tmp_path, annotations, labels):
@@ -144,12 +148,90 @@ def test_the_annotation_of_label_studio_that_counts_is_the_ground_truth_or_the_n
     [
         ("/data/upload/3/0f9e8d7c-rose.jpg", "0f9e8d7c-rose.jpg"),
         ("http://localhost:8080/data/upload/3/0f9e8d7c-rose.jpg", "0f9e8d7c-rose.jpg"),
+        ("https://labels.example.org/studio/data/upload/3/0f9e8d7c-rose.jpg", "0f9e8d7c-rose.jpg"),
+        ("upload/3/0f9e8d7c-rose.jpg", "0f9e8d7c-rose.jpg"),
+        ("/storage-data/uploaded/?filepath=upload/3/0f9e8d7c-rose.jpg", "0f9e8d7c-rose.jpg"),
         ("/data/local-files/?d=photos/rose.jpg", "photos/rose.jpg"),
+        ("/data/local-files?d=photos/red%20rose.jpg", "photos/red rose.jpg"),
+        ("http://localhost:8080/data/local-files/?d=photos/rose.jpg", "photos/rose.jpg"),
         ("s3://bucket/rose.jpg", "s3://bucket/rose.jpg"),
+        ("https://example.org/data/upload/2013/rose.jpg", "https://example.org/data/upload/2013/rose.jpg"),  # another server
+        (f"/data/upload/{'rose' * 99}.jpg", f"{'rose' * 99}.jpg"),  # a name too long to ask for
     ],
 )
 def test_the_paths_of_label_studios_server_become_names_below_the_folder(tmp_path, name, path):
     assert read(tmp_path, "a.json", json.dumps([task(name, choices("rose"))])) == [(path, ["rose"], False)]
+
+
+def result(value, **about):
+    return choices(result=[{"type": "choices", "from_name": "flowers", "to_name": "image", "value": value} | about])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "labels"),
+    [
+        (result({"choices": "rose"}), ["rose"]),  # a text is one choice, not one for each letter
+        (result({"choices": [1, 2]}), ["1", "2"]),
+        (result({"choices": ["rose"]}, id="a", original_width=640), ["rose"]),
+        (choices(result=None), []),
+        (choices(result=[*choices("rose")["result"], *choices("daisy", "rose")["result"]]), ["daisy", "rose"]),  # two regions
+        (choices(result=[{"type": "taxonomy", "value": {"taxonomy": [["a", "b"]]}}, *choices("rose")["result"]]), ["rose"]),
+    ],
+)
+def test_what_an_annotation_of_label_studio_may_hold(tmp_path, annotation, labels):
+    assert read(tmp_path, "a.json", json.dumps([task("1.jpg", annotation)])) == [("1.jpg", labels, not labels)]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "fault"),
+    [
+        (result({"choices": None}), "a label that is neither a string nor a whole number"),
+        (result({"choices": [["rose", "tea rose"]]}), "a label that is neither a string nor a whole number"),
+        (choices(result=[{"type": "choices"}]), "an annotation of Label Studio that lacks 'value'"),
+        (choices(result=5), "an annotation of Label Studio whose result is not a list of objects"),
+        (choices(result="rose"), "an annotation of Label Studio whose result is not a list of objects"),
+        (choices(result=[None]), "an annotation of Label Studio whose result is not a list of objects"),
+    ],
+)
+def test_an_annotation_of_label_studio_that_cannot_be_read_is_rejected(tmp_path, annotation, fault):
+    with pytest.raises(InputError, match=f"got {fault} in .*a.json, line 1. Write items such as"):
+        read(tmp_path, "a.json", json.dumps([task("1.jpg", annotation)]))
+
+
+def test_tasks_of_label_studio_before_annotations_were_called_so_and_a_single_task_are_read(tmp_path):
+    old = {"id": 1, "data": {"image": "1.jpg"}, "completions": [choices("rose") | {"created_at": 1600000000}]}
+    assert read(tmp_path, "a.json", json.dumps([old])) == [("1.jpg", ["rose"], False)]
+    assert read(tmp_path, "a.json", json.dumps(task("1.jpg", choices("rose")), indent=1)) == [("1.jpg", ["rose"], False)]
+
+
+ABOUT = {"id": 1, "annotator": 1, "annotation_id": 3, "created_at": "2026", "updated_at": "2026", "lead_time": 2.5}
+# Items of JSON-MIN without the keys that all have, and what they say: as exported by converter.py of label_studio_sdk 2.1.3.
+MINIMAL = [
+    ({"image": "1.jpg", "flowers": {"choices": ["rose", "daisy"]}}, ["daisy", "rose"], False),
+    ({"image": "2.jpg", "flowers": "rose, red"}, ["rose, red"], False),
+    ({"image": "3.jpg", "flowers": ["rose", {"choices": ["daisy", "aster"]}]}, ["aster", "daisy", "rose"], False),  # of regions
+    ({"image": "4.jpg"}, [], True),  # submitted without a choice
+    ({"image": "5.jpg", "annotation_id": None}, [], False),  # not annotated
+]
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_choices_of_any_question_are_read_from_json_min_and_csv(tmp_path, suffix):
+    items = [ABOUT | item for item, _, _ in MINIMAL]
+    text = json.dumps(items)
+    if suffix == "csv":
+        names = sorted({*ABOUT, "image", "flowers"})
+        cells = [[value if isinstance(value, str) else json.dumps(value) for value in map(one.get, names)] for one in items]
+        file = io.StringIO()
+        csv.writer(file).writerows([names, *([cell.replace("null", "") for cell in row] for row in cells)])
+        text = file.getvalue()
+    assert read(tmp_path, f"a.{suffix}", text) == [(item["image"], labels, none) for item, labels, none in MINIMAL]
+
+
+def test_single_choices_of_any_question_are_read_from_json_min(tmp_path):
+    text = json.dumps([ABOUT | {"image": "1.jpg", "flowers": "rose"}, ABOUT | {"image": "2.jpg", "flowers": "daisy"}])
+    for rule in (SEVERAL, LabelRule()):
+        assert [labels for _, labels, _ in read(tmp_path, "a.json", text, rule)] == [["rose"], ["daisy"]]
 
 
 def test_label_studio_is_read_with_one_label_too(tmp_path):
@@ -207,11 +289,78 @@ def test_tasks_with_boxes_alone_are_rejected_and_not_taken_for_images_without_a_
         ({"categories": COCO["categories"][1:]}, "whose category 2 has no name"),
         ({"categories": [{"id": 2, "name": None}, *COCO["categories"][1:]]}, "whose category 2 has no name"),
         ({"images": [{"id": "7", "file_name": "1.jpg"}]}, "none of whose image_id, such as 7, is the id of an image"),
+        (
+            {"annotations": [*COCO["annotations"], {"image_id": "8", "category_id": 2}]},
+            "whose image_id, such as '8', is the id of an image only as a text",
+        ),
+        ({"categories": [{"id": 2, "name": ["daisy"]}, *COCO["categories"][1:]]}, "whose category 2 has no name"),
+        ({"annotations": [{"image_id": 7, "caption": "a daisy"}]}, "that lack 'category_id'"),
     ],
 )
 def test_annotations_of_coco_that_fit_no_category_or_no_image_are_rejected(tmp_path, changed, found):
     with pytest.raises(InputError, match=f"got annotations of COCO {found} in"):
         read(tmp_path, "a.json", json.dumps(COCO | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"categories": [*COCO["categories"], {"id": 2, "name": "tulip"}]}, "categories of COCO of which two have the id 2, d"),
+        (
+            {"images": [*COCO["images"], {"id": 7, "file_name": "3.jpg"}]},
+            "images of COCO of which two have the id 7, 1.jpg and 3",
+        ),
+        ({"images": [{"id": 7, "file_name": None}]}, r"images of COCO of which one has no file_name \(7\)"),
+        ({"annotations": None}, "images, annotations or categories of COCO that are not lists of objects with ids"),
+        ({"annotations": {"7": [2, 5]}}, "images, annotations or categories of COCO that are not lists of objects with ids"),
+        ({"images": [{"id": [7], "file_name": "1.jpg"}]}, "images, annotations or categories of COCO that are not lists of"),
+    ],
+)
+def test_parts_of_coco_that_do_not_tell_apart_images_or_categories_are_rejected(tmp_path, changed, found):
+    with pytest.raises(InputError, match=f"got {found}"):
+        read(tmp_path, "a.json", json.dumps(COCO | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"categories": [*COCO["categories"], {"id": 90, "name": "unused"}]}, [["daisy", "rose"], []]),
+        ({"categories": [{"id": 2, "name": "flower"}, {"id": 5, "name": "flower"}]}, [["flower"], []]),
+        ({"categories": [{"id": 2, "name": "a, b"}, {"id": 5, "name": "玫瑰"}]}, [["a, b", "玫瑰"], []]),
+        ({"images": [*COCO["images"], COCO["images"][0]]}, [["daisy", "rose"], []]),  # twice in exports of Label Studio
+        ({"annotations": [*COCO["annotations"], {"image_id": 99, "category_id": 2}]}, [["daisy", "rose"], []]),
+        ({"annotations": []}, [[], []]),
+    ],
+)
+def test_oddities_of_coco_that_change_nothing(tmp_path, changed, expected):
+    assert [labels for _, labels, _ in read(tmp_path, "a.json", json.dumps(COCO | changed))] == expected
+
+
+ODD = [None, 5, 1.5, True, "", [], {}, [None], [[]], {"choices": 3}, {"a": {}}, "/data/local-files/?d=", "a\tb"]
+
+
+def with_odd_values(content, odd):
+    """Yields copies of parsed JSON in each of which one value, at any depth, is replaced by an odd one."""
+    yield odd
+    for key in content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ():
+        for changed in with_odd_values(content[key], odd):
+            copy = content.copy()
+            copy[key] = changed
+            yield copy
+
+
+@pytest.mark.parametrize(
+    "content", [COCO, [task("1.jpg", choices("rose"), choices("daisy", ground_truth=True))], [ABOUT | MINIMAL[0][0]]]
+)
+def test_any_value_in_any_place_is_read_or_refused_in_one_line(tmp_path, content):
+    refused = 0
+    for changed in (changed for odd in ODD for changed in with_odd_values(content, odd)):
+        try:
+            read(tmp_path, "a.json", json.dumps(changed))
+        except InputError as error:
+            refused += 1
+            assert str(error).count("\n") == 0
+    assert refused > len(ODD)
 
 
 def test_a_class_outside_the_class_map_is_rejected(tmp_path):

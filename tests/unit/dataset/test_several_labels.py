@@ -11,7 +11,7 @@ from support import several_labels as drawn
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import ingest, label_map, scan
-from kfp_vision.dataset.several_labels import hidden_notes, merge_copies, set_notes
+from kfp_vision.dataset.several_labels import check_names, hidden_notes, set_notes
 from kfp_vision.dataset.split import split_images
 from kfp_vision.dataset.table import Catalog, ImageRow, read_table, read_unused, write_table
 from kfp_vision.storage import several_sample
@@ -45,6 +45,15 @@ def test_an_image_in_the_folders_of_two_classes_has_both_labels(folders, tmp_pat
     assert "Labels on an image: 1 on 6 images, 2 on 1 image." in printed
     assert "Labels most often together: blue and red (1)." in printed
     assert [row.label for row in read_table(tmp_path / "images.csv") if "both" in row.name] == ["blue\tred"]
+
+
+def test_a_table_coco_and_label_studio_give_the_same_data(tmp_path):
+    tables = []
+    for write in (drawn.write_folder, drawn.write_coco, drawn.write_label_studio):
+        ingested(write(tmp_path / "images", 16), tmp_path)
+        tables.append((tmp_path / "images.csv").read_bytes())
+    assert tables[0].count(b"\n") == 17
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_an_excluded_copy_gives_no_label(folders, tmp_path):
@@ -140,7 +149,7 @@ def test_lines_and_copies_of_an_image_add_their_labels_and_the_last_split_counts
 def test_a_label_that_holds_the_separator_of_tables_is_rejected():
     found = Catalog([ImageRow("", "daisy|rose", 1, "a", "a"), ImageRow("", "tulip", 1, "b", "b")])
     with pytest.raises(InputError, match=r"a label must not hold \|.*; got daisy\|rose. Rename it"):
-        merge_copies(found)
+        check_names(found)
 
 
 def test_of_a_rare_label_only_that_label_is_left_out(tmp_path):

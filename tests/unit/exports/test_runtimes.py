@@ -2,7 +2,7 @@
 
 import pytest
 
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import InputError, NotFoundError
 from kfp_vision.exports import formats, runtimes
 
 
@@ -18,7 +18,8 @@ def test_a_file_that_is_none_of_ours_is_refused(name, tmp_path):
 
 
 def test_a_file_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"got .*none.onnx. Give its .tflite, .onnx or .xml file.$"):
+    rule = "a model file must exist on this machine"
+    with pytest.raises(NotFoundError, match=rf"{rule}; got .*none.onnx. Give its .tflite, .onnx or .xml file.$"):
         runtimes.open_file(tmp_path / "none.onnx")
 
 

@@ -352,9 +352,11 @@ def test_the_table_joins_several_labels_and_counts_exact_matches(of_several, tmp
         assert float(rows[name]["score"]) == max(scores)
     # Black is at the top, in a folder that names no labels, and sky is none of them.
     assert counts == {"pictures": 9, "unreadable": 1, "labelled": 7, "right": 5}
+    figures = {"pictures": 9, "unreadable": 1, "exact_match_ratio": 5 / 7}
+    assert batch.summary_metrics(counts, several=True) == figures
     output = capsys.readouterr().out
     assert "an image has the labels whose score is at least red 0.5000, green 0.5000, blue 0.9700" in output
-    assert "share with exactly their labels 0.7143 on the 7 whose labels are given" in output
+    assert "exact match ratio 0.7143 on the 7 whose labels are given" in output
 
 
 def test_joined_tables_of_several_labels_equal_one(of_several, tmp_path):

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -23,7 +24,7 @@ from support.skip import leave_out
 
 from kfp_vision import networks
 from kfp_vision.core.advanced import Advanced
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.engines.engine import OPENVINO_FLOAT32
 from kfp_vision.evaluation.temperature import fit_temperature
 from kfp_vision.networks import NETWORKS
@@ -62,6 +63,16 @@ def test_damaged_records_are_rejected_before_the_first_step(tmp_path, capsys, fa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_class_called_unknown_is_rejected_where_images_are_to_be_named_so(folders, tmp_path, capsys):
+    shutil.copytree(folders, tmp_path / "records")
+    (tmp_path / "records" / "labels" / "labels.txt").write_text("0:light\n1:unknown\n")
+    with pytest.raises(
+        FieldError, match=r"no class may be called unknown, .*; got a class unknown. Rename the class, or leave"
+    ):
+        train(tmp_path / "records", tmp_path / "out", advanced={"name_unknown": True})
+    assert capsys.readouterr().out == ""  # no network was built yet
+
+
 def test_learns_to_separate_two_classes(trained):
     reached, _ = trained
     assert reached["validation_accuracy"] >= 0.9
@@ -74,6 +85,7 @@ def test_the_model_folder_has_export_labels_metadata_and_history(trained):
     assert (model / "labels.txt").read_text() == "0:dark\n1:light\n"
     metadata = json.loads((model / "model.json").read_text())
     assert (metadata["network"], metadata["image_size"], metadata["model_name"]) == ("inception_v1", 32, "shades")
+    assert metadata["advanced"].keys() == Advanced().__dict__.keys() - {"label_separator"}  # which is of several labels
     history = json.loads((model / "training.json").read_text())
     assert [row["step"] for row in history] == list(range(1, 61))
 
