@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -91,27 +91,27 @@ def main(minutes: str = str(MINUTES)) -> int:
     Returns:
         The exit code: 1 if anything was lost or torn.
     """
-    images = [encoded for _, encoded in photographs.read_images()]
-    sent = [
-        scale.make_unique(images[number % len(images)], number) for number in range(round(float(minutes) * REQUESTS_A_MINUTE))
-    ]
+    photos, count = [encoded for _, encoded in photographs.read_images()], round(float(minutes) * REQUESTS_A_MINUTE)
+
+    def image(number: int) -> bytes:
+        return scale.make_unique(photos[number % len(photos)], number)
+
     with tempfile.TemporaryDirectory() as scratch:
         place, model = Path(scratch) / "collected", serve.write_model_apart(Path(scratch) / "model", NETWORK)
-        answered, lives = run_clients(sent, model, place)
-        found = compare(answered, lives, place, {digest(image) for image in sent})
-    print(
-        json.dumps(
-            {"sent": len(sent), "kills": len(lives) - 1, "load": round(os.getloadavg()[0], 1)} | dataclasses.asdict(found)
-        )
-    )
+        answered, lives = run_clients(image, count, model, place)
+        found = compare(answered, lives, place, {digest(image(number)) for number in range(count)})
+    times = [one.time for one in answered]
+    about = {"sent": count, "kills": len(lives) - 1, "seconds": round(max(times) - min(times)), "load": os.getloadavg()[0]}
+    print(json.dumps(about | dataclasses.asdict(found)))
     return int(found.lost + found.surplus + found.torn > 0)
 
 
-def run_clients(sent: Sequence[bytes], model: Path, place: Path) -> tuple[list[Answered], list[Life]]:
+def run_clients(image: Callable[[int], bytes], count: int, model: Path, place: Path) -> tuple[list[Answered], list[Life]]:
     """Sends requests to a server that is killed in between; those that it does not answer are not sent again.
 
     Args:
-        sent: images, one for each request.
+        image: makes the image of a request, by its number.
+        count: number of requests.
         model: repository to serve.
         place: folder to collect in.
 
@@ -126,15 +126,15 @@ def run_clients(sent: Sequence[bytes], model: Path, place: Path) -> tuple[list[A
 
         def send(number: int) -> Answered | None:
             time.sleep(max(0.0, start + 60 * number / REQUESTS_A_MINUTE - time.time()))
-            life = len(servers) - 1
+            life, encoded = len(servers) - 1, image(number)
             with contextlib.suppress(requests.RequestException):  # the server is being killed, or started again
                 url = f"{servers[life].url}/v1/models/{load.MODEL}:predict"
-                if requests.post(url, sent[number], timeout=SECONDS_TO_ANSWER).ok:
-                    return Answered(digest(sent[number]), life, time.time())
+                if requests.post(url, encoded, timeout=SECONDS_TO_ANSWER).ok:
+                    return Answered(digest(encoded), life, time.time())
             return None
 
-        asked = [clients.submit(send, number) for number in range(len(sent))]
-        for minute in range(len(sent) // REQUESTS_A_MINUTE - 1):
+        asked = [clients.submit(send, number) for number in range(count)]
+        for minute in range(count // REQUESTS_A_MINUTE - 1):
             time.sleep(max(0.0, start + 60 * minute + KILLED_AFTER[minute % len(KILLED_AFTER)] - time.time()))
             servers[-1].process.kill()
             servers[-1].process.wait()

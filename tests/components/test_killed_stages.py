@@ -274,7 +274,7 @@ def write_log(folder: Path) -> Path:
 
 
 def write_answers(root: Path) -> Path:
-    """Writes answers into a collection, and the model that gave them, unless they are there; returns the folder of the model."""
+    """Writes answers into a collection, and the model that gave them, unless it is there; returns the folder of the model."""
     if (root / "exported").exists():
         return root / "exported"
     draw, now = np.random.default_rng(0), datetime.now(UTC)
