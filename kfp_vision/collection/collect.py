@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
-from pathlib import Path
 
 from kfp_vision.collection import retention
 from kfp_vision.collection.collected import BATCH_SUFFIX, IMAGES_FOLDER, CollectedAnswer, pack_batch
@@ -21,8 +20,7 @@ from kfp_vision.collection.settings import CollectSettings
 from kfp_vision.core.errors import InputError
 from kfp_vision.prediction.classifier import Prediction
 from kfp_vision.repository.version import Version
-from kfp_vision.storage import atomic, retry, uris, writing
-from kfp_vision.storage.uris import Location
+from kfp_vision.storage import retry, uris, writing
 
 BATCH_SECONDS, BATCH_ANSWERS, BATCH_BYTES = 10.0, 500, 16 << 20  # whichever is reached first; bytes of images
 MAX_WAITING_ANSWERS, MAX_WAITING_BYTES = 10_000, 64 << 20  # in memory; more are dropped
@@ -73,8 +71,7 @@ class Collector:
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
         self._bytes, self._next_retention = 0, 0.0
         self._last_warning = ""
-        if (location := Location.of_file(settings.uri)).is_local and location.path.is_dir():
-            atomic.remove_partial_files(Path(location.path))
+        writing.remove_partial_files(settings.uri)
         self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
         self._thread.start()
 
@@ -154,7 +151,7 @@ class Collector:
         self._write(pack_batch(answers), uris.join_uri(folder, name))  # last, so that each image it names is there
 
     def _write(self, content: bytes, uri: str) -> None:
-        writing.write_file(content, uri)
+        writing.write_new_file(content, uri)
         self._bytes += len(content)
 
     def _look_for_drift(self) -> None:

@@ -73,6 +73,7 @@ def collect_logged(version: Version, logged_uri: str, collected_uri: str, *, day
     if not logged_uri:
         return dict(counts)
     place, classifier = uris.absolute_uri(uris.from_field(collected_uri)), Classifier(version, keep_embeddings=True)
+    writing.remove_partial_files(place)
     since = datetime.now(UTC) - timedelta(days=days)
     known = {PurePosixPath(found.name).name for found in list_batches(place)}
     for found in reading.list_files(uris.absolute_uri(uris.from_field(logged_uri))):
@@ -85,7 +86,7 @@ def collect_logged(version: Version, logged_uri: str, collected_uri: str, *, day
             folder = uris.join_uri(place, f"{model}/{_time(found):%Y-%m-%d}")
             answers = list(_answers(classifier, version, [one for one in requests if one.model == model], found, counts))
             for answer, encoded in answers if images else []:
-                writing.write_file(encoded, uris.join_uri(folder, collect.image_path(answer.id, encoded)))
+                writing.write_new_file(encoded, uris.join_uri(folder, collect.image_path(answer.id, encoded)))
             kept = [collect.with_image(answer, encoded) if images else answer for answer, encoded in answers]
             writing.write_file(pack_batch(kept), uris.join_uri(folder, batch))
             counts["answers"] += len(kept)

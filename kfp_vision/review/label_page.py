@@ -78,6 +78,7 @@ class Labels:
         several: whether an image may have several labels.
 
     Attributes:
+        file: where they are kept.
         given: label of each image by its URI, as the table holds it; `?` if not sure.
 
     Raises:
@@ -85,7 +86,7 @@ class Labels:
     """
 
     def __init__(self, file: Path, *, several: bool):
-        self._file, self._lock = file, threading.Lock()
+        self.file, self._lock = file, threading.Lock()
         self.given: dict[str, str] = {}
         if file.exists():
             rule = LabelRule(several, SHOWN_SEPARATOR if several else "")
@@ -102,7 +103,7 @@ class Labels:
             self.given.pop(uri, None)
             if labels is not None:
                 self.given[uri] = LABEL_SEPARATOR.join(labels)
-            with atomic.replacing(self._file) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            with atomic.replacing(self.file) as beside, beside.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(("path", "label"))
                 for place, label in self.given.items():
@@ -139,7 +140,7 @@ class LabelPage:
         )
 
     def state(self) -> dict[str, Any]:
-        """Returns what the page shows: the classes, and of each image its name, suggestions and labels (None if not given)."""
+        """Returns what the page shows: classes, where the labels are, and of each image name, suggestions and labels."""
         given = self._labels.given
         named = {label for image in self._images for label in image.suggested}
         named |= {label for labels in given.values() for label in labels.split(LABEL_SEPARATOR) if label}
@@ -149,7 +150,8 @@ class LabelPage:
             label = given.get(image.uri)
             labels = None if label is None else [one for one in label.split(LABEL_SEPARATOR) if one]
             images.append({"name": image.uri.rpartition("/")[2], "suggested": image.suggested, "labels": labels})
-        return {"classes": [*self._classes, *found], "images": images, "several": self._several, "notSure": NOT_SURE}
+        page = {"several": self._several, "notSure": NOT_SURE, "list": str(self._labels.file)}
+        return {"classes": [*self._classes, *found], "images": images, **page}
 
     def _page(self, request: "Request") -> "Response":
         from starlette.responses import HTMLResponse

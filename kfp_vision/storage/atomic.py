@@ -60,6 +60,30 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(before)
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Writes a file under a name that was never used before, atomically; creates the folder if it is missing.
+
+    `replacing` looks through the whole folder for what killed processes left of the same file, which takes longer with each
+    file in it. Of a new name nothing can be left, so that this takes as long for the hundred-thousandth file as for the first.
+
+    Args:
+        path: of the file.
+        content: to write.
+    """
+    beside = path.with_name(f".{path.name}.{_writer()}{PARTIAL_SUFFIX}")
+    try:
+        try:
+            beside.write_bytes(content)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_bytes(content)
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # such as the one that is raised
+            beside.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes indented JSON to a file, atomically.
 

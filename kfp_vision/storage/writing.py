@@ -37,6 +37,34 @@ def write_file(content: Path | bytes, uri: str) -> None:
         beside.write_bytes(content) if isinstance(content, bytes) else shutil.copyfile(content, beside)
 
 
+def write_new_file(content: bytes, uri: str) -> None:
+    """Writes a file or an object whose name was never used before, atomically; fast in a folder of many files.
+
+    Args:
+        content: to write.
+        uri: to write to.
+
+    Raises:
+        ObjectNotFound, InputError, OSError: as `write_file`.
+    """
+    location = Location.of_file(uri)
+    if location.is_remote:
+        write_file(content, uri)
+    else:
+        atomic.write_new(location.path, content)
+
+
+def remove_partial_files(uri: str) -> None:
+    """Removes the incomplete files that killed processes of this host left in a folder; in buckets there are none.
+
+    Args:
+        uri: of the folder, which need not exist.
+    """
+    location = Location.of_file(uri)
+    if location.is_local and location.path.is_dir():
+        atomic.remove_partial_files(location.path)
+
+
 def delete_file(uri: str) -> None:
     """Deletes a file or an object, if it exists.
 

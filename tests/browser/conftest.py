@@ -1,31 +1,13 @@
-"""Headless Chromium for the tests of pages."""
+"""A page in headless Chromium for the tests of pages."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from support.skip import leave_out
+from support.chromium import browser
 
-# Without these options, Chromium checks for updates over the network at every start.
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+__all__ = ["browser"]  # a fixture
 
-MILLISECONDS_TO_START, MILLISECONDS = 300_000, 200_000  # the latter for a page on a busy machine
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator:
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        leave_out("no Chromium on this machine")
-    from playwright.sync_api import Error, sync_playwright
-
-    with sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(executable_path=program, args=QUIET, timeout=MILLISECONDS_TO_START)
-        except Error as error:  # the command may exist without a browser
-            leave_out(f"{program} does not start ({' '.join(str(error).split())[:200]})")
-        yield started
-        started.close()
+MILLISECONDS = 200_000  # for a page on a busy machine
 
 
 @pytest.fixture

@@ -60,8 +60,11 @@ def test_keys_label_skip_and_take_back(page, tmp_path):
     page.keyboard.press("3")
     page.keyboard.press("1")
     assert saved(page, tmp_path, 3) == ["0001.jpg,globelet", "0003.jpg,starlet", "0004.jpg,bellcup"]
-    assert "The end; 1 were skipped." in page.locator("#note").inner_text()
+    assert "The end; 1 was skipped." in page.locator("#note").inner_text()
+    assert "add -p labels_uri=labels.csv to" in page.locator("#note").inner_text()
     assert progress(page) == f"3 of {IMAGES} labelled"
+    page.get_by_role("button", name="Show what was skipped").click()
+    assert page.locator("#file").inner_text() == "0002.jpg"
     page.reload()
     assert page.locator("#file").inner_text() == "0002.jpg"  # where the first label lacks
     page.keyboard.press("1")
@@ -121,6 +124,7 @@ class TestSuggestions:
         page.keyboard.press("1")
         assert saved(page, tmp_path, 1) == ["0001.jpg,class12"]
         page.get_by_text("This image cannot be shown.").wait_for()
+        assert page.locator(".best small").inner_text() == "suggested"
 
 
 def test_what_is_not_saved_is_told(browser, url, tmp_path):
@@ -131,6 +135,22 @@ def test_what_is_not_saved_is_told(browser, url, tmp_path):
     page.get_by_text("Not saved: 0001.jpg").wait_for()
     assert progress(page) == f"0 of {IMAGES} labelled"
     assert not (tmp_path / "labels.csv").exists()
+    page.close()
+
+
+def test_an_image_that_comes_late_does_not_hide_the_end(browser, url):
+    page = browser.new_page()
+    held = []
+    page.route("**/images/*", lambda route: held.append(route))
+    page.goto(url, wait_until="commit")
+    page.locator("#choices button").first.wait_for()
+    for _ in range(IMAGES):
+        page.keyboard.press("1")
+    page.get_by_text("All images are labelled.").wait_for()
+    for route in held:
+        route.continue_()
+    page.wait_for_function("document.getElementById('image').naturalWidth > 0")
+    assert page.get_by_text("All images are labelled.").is_visible()
     page.close()
 
 

@@ -4,33 +4,42 @@ A stage runs on the outputs of earlier stages, with the exit handler of the pipe
 follow loops: see tests/pipelines/test_killed_runs.py. train_trial is covered by train_classifier.
 """
 
+import base64
 import contextlib
 import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from kfp import dsl
-from support import run_component, several_labels, sigkill
+from support import exported_model, run_component, several_labels, sigkill
 from support.model_servers import until
+from support.registry_servers import KubeflowRegistry
 from support.webhook_receiver import Web
 
 from kfp_vision import components
 from kfp_vision.cli import run
+from kfp_vision.collection.collected import CollectedAnswer, pack_batch, read_collected
+from kfp_vision.collection.drift import read_drift
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.pipelines.ending import outcome_reported
+from kfp_vision.prediction.held_out import HELD_OUT_FILE, keep_held_out
 from kfp_vision.records.records_folder import read_examples
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.repository import version
+from kfp_vision.storage import sample
 
 pytestmark = pytest.mark.slow
 
 PATH = "/hooks/runs"
+LOGGED, REQUEST = 6, "org.kubeflow.serving.inference.request"  # requests of KServe's logger, and what it calls one
 MAX_ATTEMPTS = 5  # a stage may end before it is killed
 # When to kill each stage. The first three stand for all that only check fields and lists: killed before they write anything.
 MOMENTS: dict[str, sigkill.Moment] = {
@@ -54,7 +63,12 @@ MOMENTS: dict[str, sigkill.Moment] = {
     "search_images": sigkill.begun("found"),
     "audit_images": sigkill.there("findings"),
     "deploy_index": lambda process, folder: any(folder.parents[2].glob("repository/index/[0-9]*")),
+    "review_images": sigkill.there("chosen"),
+    "collect_logged": lambda process, folder: any(folder.parents[2].glob("collected/*/*/*.jsonl.gz")),
+    "check_drift": lambda process, folder: any(folder.parents[2].glob("collected/*/drift.json")),
+    "register_model": lambda process, folder: bool(REGISTRY.versions),
 }
+REGISTRY = KubeflowRegistry()  # that register_model registers in
 RERUN = {
     "ingest_images",
     "split_images",
@@ -64,6 +78,10 @@ RERUN = {
     "fetch_model",
     "fetch_embedder",
     "deploy_index",
+    "review_images",
+    "collect_logged",
+    "check_drift",
+    "register_model",
 }  # fast enough to be rerun here
 # The fixture with the outputs of an undisturbed run, by stage.
 UNDISTURBED = {
@@ -106,6 +124,14 @@ READERS: dict[str, Callable[[Path], object]] = {
     "model": lambda folder: version.exported_version(folder).fingerprint,
     "endpoint": json_fields("kind", "version", "model_name"),
     "deployed": json_fields("repository", "version", "pictures"),
+    **dict.fromkeys(("chosen", "tasks"), Path.read_bytes),
+    "registered": lambda file: [one["version"] for one in json.loads(file.read_text())["registries"]],
+}
+# The same for stages whose outputs of these names hold something else.
+READERS_OF_STAGES: dict[str, dict[str, Callable[[Path], object]]] = {
+    "review_images": {"metrics": json_fields("pictures", "chosen", "unreadable")},
+    "collect_logged": {"metrics": lambda file: json.loads(file.read_text()).keys()},  # the rerun finds fewer new files
+    "check_drift": {"metrics": json_fields("drifted", "images", "fingerprint", "area", "embeddings_p", "shares_p")},
 }
 
 
@@ -134,6 +160,12 @@ def webhook(monkeypatch) -> Iterator[Web]:
     with Web({PATH: (200, "ok")}).running() as running:
         monkeypatch.setenv(outcome.WEBHOOK, f"{running.url}{PATH}")
         yield running
+
+
+@pytest.fixture
+def registry() -> Iterator[KubeflowRegistry]:
+    with REGISTRY.running():
+        yield REGISTRY
 
 
 def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tuple[dict[str, Path], dict[str, Any]]:
@@ -194,7 +226,20 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
     if stage == "deploy_index":
         shutil.copytree(model()["model"] / "serving", root / "repository", dirs_exist_ok=True)
         return {"index": fixture_value("index")}, {"deploy_to": str(root / "repository")}
+    if stage == "register_model":
+        inputs = {name: fixture_value("deploy_inputs")[name] for name in ("model", "verdict", "metrics")}
+        values = {"register_in": f"model-registry+{fixture_value('registry').url}", **run_component.ORIGIN}
+        return inputs | {"report": fixture_value("evaluated").folder / "report"}, values
+    if stage == "collect_logged":
+        place = {"logged_uri": str(write_log(root / "logs")), "collected_uri": str(root / "collected")}
+        return model(), {"days": 7, **place}
+    if stage == "check_drift":
+        return {"model": write_answers(root)}, {"collected_uri": str(root / "collected"), "days": 7}
     return {
+        "review_images": lambda: (
+            model(),
+            {"images_uri": str(fixture_value("image_folder")), "collected_uri": "", "labels_uri": "", "review_images": 9},
+        ),
         "fetch_embedder": lambda: ({}, {"model_uri": str(model()["model"]), "network": "inception_v1", "checkpoint_uri": ""}),
         "search_images": lambda: (
             {"index": fixture_value("index")},
@@ -209,6 +254,56 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
         "fetch_records": lambda: ({}, {"records_uri": str(fixture_value("written").folder), "advanced": {}}),
         "fetch_model": lambda: ({}, {"model_uri": str(model()["model"])}),
     }[stage]()
+
+
+def write_log(folder: Path) -> Path:
+    """Writes what KServe's logger writes for some requests, a file each; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(LOGGED):
+        body = base64.b64encode(sample.draw(f"bellcup/{number + 1:04}.jpg")).decode()
+        event = {
+            "Bytes": body,
+            "ContentType": "image/jpeg",
+            "ReqType": REQUEST,
+            "Id": str(number),
+            "InferenceService": "flowers",
+        }
+        if not (folder / f"{number}.json").exists():
+            (folder / f"{number}.json").write_text(json.dumps(event))
+    return folder
+
+
+def write_answers(root: Path) -> Path:
+    """Writes answers into a collection, and the model that gave them, unless it is there; returns the folder of the model."""
+    if (root / "exported").exists():
+        return root / "exported"
+    draw, now = np.random.default_rng(0), datetime.now(UTC)
+    exported = exported_model.version(root / "exported" / "serving" / "1")
+    keep_held_out(draw.random((100, 8)), np.tile([0.9, 0.1], (100, 1))).save(exported.folder / HELD_OUT_FILE)
+    scores = {label: 1 / len(exported.labels) for label in exported.labels}
+    given = {"model": "flowers", "version": 1, "fingerprint": exported.fingerprint, "labels": [exported.labels[0]]}
+    answers = [
+        CollectedAnswer(f"{number:032x}", now.isoformat(timespec="milliseconds"), scores=scores, embedding=row, **given)
+        for number, row in enumerate(draw.random((60, 8), np.float32))
+    ]
+    day = root / "collected" / "flowers" / f"{now:%Y-%m-%d}"
+    day.mkdir(parents=True, exist_ok=True)
+    (day / f"{now:%Y%m%d}T235959.999999-00000000.jsonl.gz").write_bytes(pack_batch(answers))
+    return root / "exported"
+
+
+def assert_whole_outside(stage: str, root: Path) -> None:
+    """Asserts that what a stage writes elsewhere than in its outputs is whole, and there once."""
+    if stage == "collect_logged":
+        names = [answer.id for answer in read_collected(str(root / "collected"))]
+        assert len(names) == len(set(names)) == LOGGED
+        assert list((root / "collected").rglob("*.partial")) == []
+    if stage == "check_drift":
+        drift = read_drift(str(root / "collected"), "flowers")
+        assert drift and drift.images == 60
+    if stage == "register_model":
+        assert [len(entries) for entries in (REGISTRY.models, REGISTRY.versions, REGISTRY.artifacts)] == [1, 1, 1]
+        assert REGISTRY.refused == []
 
 
 def run_and_kill(stage: str, root: Path, artifacts: dict[str, Path], parameters: dict[str, Any]) -> KilledStage | None:
@@ -253,7 +348,8 @@ def test_a_killed_stage_is_reported_leaves_no_partial_outputs_and_can_be_rerun(s
     if stage in RERUN:
         rerun = run_component.run(getattr(components, stage), tmp_path / "again", artifacts, **parameters)
         assert rerun.succeeded, rerun.printed
-        assert_same_outputs(remaining, rerun.folder)
+        assert_same_outputs(remaining, rerun.folder, stage)
+        assert_whole_outside(stage, killed_stage.root)
         assert {path.name for path in rerun.folder.glob(".*")} == set()
     if stage in UNDISTURBED:
         assert_same_outputs(remaining, request.getfixturevalue(UNDISTURBED[stage]).folder)
@@ -288,7 +384,8 @@ def test_a_killed_stage_leaves_the_same_outputs_to_its_rerun_where_images_have_s
         assert {"", "blue", "blue\tgreen", "blue\tgreen\tred"} <= set(labels)
 
 
-def assert_same_outputs(outputs: dict[str, Path], folder: Path) -> None:
+def assert_same_outputs(outputs: dict[str, Path], folder: Path, stage: str = "") -> None:
     """Asserts that outputs equal those of the same names in a folder."""
-    for name in outputs.keys() & READERS.keys():
-        assert READERS[name](outputs[name]) == READERS[name](folder / name), name
+    readers = READERS | READERS_OF_STAGES.get(stage, {})
+    for name in outputs.keys() & readers.keys():
+        assert readers[name](outputs[name]) == readers[name](folder / name), name

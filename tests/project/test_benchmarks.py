@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from support import colour_model, odd_images, sample_images
 from support.model_servers import program
 
 from benchmarks import (
+    collect_kills,
     convert,
     explain,
     fine_tuning,
@@ -33,6 +35,7 @@ from benchmarks import (
     training_stage,
     workers,
 )
+from kfp_vision.collection.collected import CollectedAnswer, pack_batch
 from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.prediction.explanation import explain_seen
@@ -55,6 +58,40 @@ def test_a_figure_is_the_ratio_of_medians_without_the_warm_up_round(capsys, monk
 
 def test_the_ratio_is_inverted_where_less_is_better():
     assert measure.report("keeping", "the bound", "MiB", [(200.0, 100.0)] * 3, less=True).ratio == 0.5
+
+
+def test_what_a_killed_server_lost_is_told_from_what_it_may_lose(tmp_path):
+    images = [b"first", b"second", b"third", b"fourth", b"fifth"]
+    start = datetime(2026, 5, 4, 10, tzinfo=UTC)
+    answered = [
+        collect_kills.Answered(collect_kills.digest(image), number // 3, (start + timedelta(seconds=number)).timestamp())
+        for number, image in enumerate(images)
+    ]
+    lives = [
+        collect_kills.Life(start.timestamp() + 2.5, drained=False),
+        collect_kills.Life(start.timestamp() + 9, drained=True),
+    ]
+    day = tmp_path / "flowers" / "2026-05-04"
+    (day / "images").mkdir(parents=True)
+
+    def collect(*numbers: int, content: bytes = b"") -> collect_kills.Found:
+        answers = []
+        for number in numbers:
+            (day / "images" / f"{number}.jpg").write_bytes(content or images[number])
+            time = (start + timedelta(seconds=number)).isoformat(timespec="milliseconds")
+            answers.append(
+                CollectedAnswer(f"{number:032x}", time, "flowers", 1, "a", ["a"], {"a": 1.0}, image=f"images/{number}.jpg")
+            )
+        (day / "20260504T100000.000000-00000000.jsonl.gz").write_bytes(pack_batch(answers))
+        return collect_kills.compare(answered, lives, tmp_path, {answer.image for answer in answered})
+
+    whole = {"answered": 5, "collected": 5, "after_last_batch": 0, "lost": 0, "surplus": 0, "torn": 0}
+    assert asdict(collect(0, 1, 2, 3, 4)) == whole
+    assert asdict(collect(0, 3, 4)) == whole | {"collected": 3, "after_last_batch": 2}  # it was killed before the next batch
+    assert asdict(collect(0, 2, 3, 4)) == whole | {"collected": 4, "lost": 1}  # a later one is there
+    assert asdict(collect(0, 1, 2, 3)) == whole | {"collected": 4, "lost": 1}  # it was told to stop, and has not written all
+    assert asdict(collect(0, 1, 2, 3, 4, 4)) == whole | {"surplus": 1}
+    assert collect(0, 1, 2, 3, 4, content=b"half").torn == 5
 
 
 @pytest.fixture
