@@ -135,8 +135,9 @@ def test_filling_the_registry_names_it_in_package_and_manifests(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout.split()
     assert names == [PLACEHOLDER, "registry.example.org:5000/team"]
-    runtime = (tmp_path / "manifests" / "runtime" / "serving-runtime.yaml").read_text(encoding="utf-8")
-    assert f"image: registry.example.org:5000/team/kfp-vision-serve:{__version__}\n" in runtime
+    for suffix, image in (("", "serve"), ("-gpu", "gpu")):
+        runtime = (tmp_path / "manifests" / "runtime" / f"serving-runtime{suffix}.yaml").read_text(encoding="utf-8")
+        assert f"image: registry.example.org:5000/team/kfp-vision-{image}:{__version__}\n" in runtime
 
 
 def test_a_version_is_not_released_twice(released_project):
