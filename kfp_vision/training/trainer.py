@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,7 @@ class Trainer:
         self.compiled_steps = tf.function(self._steps, autograph=False, **compile_options)
         # Without XLA: to compile it a second time takes longer than all validations of a training.
         self.compiled_logits = tf.function(self._logits)
-        # On the device, so that no step waits for a number from Python.
-        self._rates = tf.constant([self.learning_rate_at(step) for step in range(recipe.train_steps)], tf.float32)
+        self._has_gpu = gpus > 0
         self._no_wish = tf.constant(0.0)
 
     def run(self, batches: Iterator[Any], validation: Iterable[Any] | None) -> Iterator[HistoryRow | None]:
@@ -270,17 +270,18 @@ class Trainer:
 
     def _take_steps(self, batches: Iterator[Any], interval: "_Interval") -> None:
         """Takes as many steps as the device is given at a time, at most up to the next row of history."""
-        count = min(self.steps_per_call, self._steps_to_row())
+        count = min(self.steps_per_call, self._steps_to_row()) if self.steps_per_call > 1 else 1
         start = time.perf_counter()
-        group = list(itertools.islice(batches, count))
+        group = [next(batches) for _ in range(count)]
         waited = time.perf_counter() - start
-        rates = self._rates[self.step : self.step + count]
         if self.steps_per_call > 1:
+            rates = self._rates[self.step : self.step + count]
             missing = self.steps_per_call - count  # a group of another size would be compiled anew
             sums = self.compiled_steps(group + group[-1:] * missing, tf.pad(rates, [[0, missing]]), tf.constant(count))[:count]
         else:
             wish = self._no_wish if self._is_alone else tf.constant(self.wants_to_stop(), tf.float32)
-            sums = [self.compiled_step(*group[0], rates[0], wish)]
+            rate = self._rates[self.step] if self._has_gpu else tf.constant(self.learning_rate_at(self.step), tf.float32)
+            sums = [self.compiled_step(*group[0], rate, wish)]
         for loss, counts, wishes in sums:
             self.step += 1
             interval.add(loss, counts)
@@ -291,6 +292,11 @@ class Trainer:
         # Not at every step on a GPU: TensorFlow copies from it only when all steps are done that were called before the copy.
         if len(self._unread_sums) >= self._queued_steps:
             self._read_sums(unread=self._queued_steps // 2)
+
+    @cached_property
+    def _rates(self) -> tf.Tensor:
+        """The learning rates of all steps, float32 (steps,), on the device, so that no step waits for a number from Python."""
+        return tf.constant([self.learning_rate_at(step) for step in range(self.recipe.train_steps)], tf.float32)
 
     def _steps_to_row(self) -> int:
         """Returns in how many steps the next row of history is due, or the last step."""
