@@ -129,6 +129,7 @@ def test_two_devices_learn_the_weights_of_one(folders, single_process, tmp_path)
     assert_same_weights(tmp_path, single)
 
 
+@pytest.mark.parametrize("single_process", ["googlenet"], indirect=True)
 def test_a_gpu_learns_from_bytes_what_the_processor_learns_from_floats(folders, single_process, tmp_path):
     """Eight steps in one call, on batches that are copied ahead and coloured on the device."""
     changes, single = single_process
