@@ -69,18 +69,19 @@ def training(torch: Path | None) -> list[Figure]:
         if torch:
             peer = partial(_torch, torch, batch=batch, train=True)
             figures.append(compare(f"gpu_train_step_{batch}", "PyTorch eager, bfloat16", "img/s", bare, peer))
-        rate, first = whole_training(batch)
+        rate, _ = whole_training(batch, "on")
         figures.append(report(f"gpu_trainer_{batch}", "the compiled step alone, on one batch", "img/s", [(rate, bare())]))
-        pair = first, FIRST_STEP_LIMIT
+        pair = whole_training(batch, "auto")[1], FIRST_STEP_LIMIT
         figures.append(report(f"gpu_first_steps_{batch}", "the limit, from the start of Python", "s", [pair], less=True))
     return figures
 
 
-def whole_training(batch: int) -> tuple[float, float]:
+def whole_training(batch: int, xla: str) -> tuple[float, float]:
     """Trains from records, in a process of its own, on one GPU.
 
     Args:
         batch: images per step.
+        xla: `xla` of `advanced`.
 
     Returns:
         Images per second after the warm-up, and seconds from the start of the process to its first row of history.
@@ -88,7 +89,7 @@ def whole_training(batch: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as scratch:
         training_stage.prepare(Path(scratch))
         start = time.time()
-        command = [sys.executable, "-m", "benchmarks.training_stage", scratch, str(batch), "1"]
+        command = [sys.executable, "-m", "benchmarks.training_stage", scratch, str(batch), "1", xla]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
         return float(done.stdout), training_stage.loss_events(Path(scratch, "events"))[0].wall_time - start
 

@@ -21,7 +21,7 @@ from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import inception
 from kfp_vision.networks.efficientnet_lite import HEAD_CHANNELS, STAGES, STEM_CHANNELS
 from kfp_vision.records.records_folder import read_records_info
-from kfp_vision.training import augmentation, feeds, input_pipeline, trainer
+from kfp_vision.training import augmentation, devices, feeds, input_pipeline, trainer
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
 STEPS = 16
@@ -167,7 +167,7 @@ _SIZES = {"batch": BATCH, "image_size": IMAGE_SIZE, "steps": STEPS, "classes": C
 @cache
 def _trainer(network: str, fast: bool, batch: int) -> trainer.Trainer:
     model = trainer.build_network(network, CLASSES, hardware.precision(), fast=fast)
-    return trainer.Trainer(model, training_stage.recipe(batch), 100)
+    return trainer.Trainer(model, training_stage.recipe(batch, xla="on" if devices.count_gpus() else "auto"), 100)
 
 
 @cache

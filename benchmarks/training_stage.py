@@ -1,4 +1,4 @@
-"""Runs the whole training in its own process, as in a pod: `python -m benchmarks.training_stage FOLDER BATCH [GPUS]`.
+"""Runs the whole training in its own process, as in a pod: `python -m benchmarks.training_stage FOLDER BATCH [GPUS [XLA]]`.
 
 Prints images per second between the first TensorBoard event after the warm-up and the last one, including reading, decoding,
 augmentation, events and everything else between steps.
@@ -52,13 +52,14 @@ def write_records(images_uri: str, folder: Path) -> None:
         partitions.write_one_partition(tables, folder / "labels", outputs, folder / "refused.csv", **options)
 
 
-def recipe(batch: int, checkpoint_dir: str = "", gpus: int = 0) -> Recipe:
+def recipe(batch: int, checkpoint_dir: str = "", gpus: int = 0, xla: str = "auto") -> Recipe:
     """Returns a recipe of Inception v1 from random weights whose steps include everything, with unusually frequent checkpoints.
 
     Args:
         batch: images per step.
         checkpoint_dir: folder for checkpoints; empty for none.
         gpus: number of GPUs; 0 for none.
+        xla: `auto` does not compile a training as short as this one.
 
     Returns:
         The recipe.
@@ -77,23 +78,25 @@ def recipe(batch: int, checkpoint_dir: str = "", gpus: int = 0) -> Recipe:
         gpu_count=gpus,
         model_name="benchmark",
         checkpoint_dir=checkpoint_dir,
-        advanced=Advanced(moving_average_decay=0.9999, save_interval_secs=SAVE_INTERVAL_SECS),
+        advanced=Advanced(moving_average_decay=0.9999, save_interval_secs=SAVE_INTERVAL_SECS, xla=xla),
     )
 
 
-def main(folder: str, batch: str, gpus: str = "0") -> None:
+def main(folder: str, batch: str, gpus: str = "0", xla: str = "auto") -> None:
     """Trains on the records of `prepare` and prints images per second.
 
     Args:
         folder: folder of the records.
         batch: images per step.
         gpus: number of GPUs; 0 for none.
+        xla: see `recipe`.
     """
     root, events = Path(folder), Path(folder, "events")
     train_records, validation_records = (root / "records" / split for split in ("train", "validation"))
     with contextlib.redirect_stdout(io.StringIO()):
         train.train_classifier(
-            recipe(int(batch), tempfile.mkdtemp(dir=root), int(gpus)),  # empty, because a finished training would not run again
+            # An empty folder for checkpoints, because a finished training would not run again.
+            recipe(int(batch), tempfile.mkdtemp(dir=root), int(gpus), xla),
             train_records,
             validation_records,
             root / "labels",

@@ -11,7 +11,8 @@ from kfp_vision.core.values import check_type, has_type_of, normalize_numbers
 
 STOCK_RUNTIME = "tensorflow"  # value of service_runtime: TensorFlow Serving, the runtime that comes with KServe
 ENGINES = ("auto", "openvino", "openvino-float32", "tensorflow")  # values of engine, see `engines`
-SERVING_ENGINES = (*ENGINES, "openvino-int8")  # where a model is served: the last one is made after its training
+# Where a model is served: in bfloat16 on a GPU, and in int8 with what is made after its training.
+SERVING_ENGINES = (*ENGINES, "tensorflow-bfloat16", "openvino-int8")
 STORE_WAIT_SECONDS = 600.0  # a stage waits for a store, unless `store_wait_seconds` of advanced or the environment is set
 
 
@@ -187,7 +188,7 @@ class Advanced:
         name_unknown: name images that are not known `unknown`, in tables of predictions and on the server's page.
         save_interval_secs: seconds between two checkpoints in `checkpoint_dir`.
         deterministic: make results reproducible bit by bit, at some cost in speed.
-        xla: compile with XLA: `on`, `off`, or `auto`, which is on with one GPU.
+        xla: compile with XLA: `on`, `off`, or `auto`, which does on one GPU, if the training is long enough to gain by it.
         cache_pictures: keep decoded images in a quarter of the memory, as many as fit; else decode them each time.
         min_crop_area: smallest share of an image that a random crop keeps; where images have several labels, 0.8 instead of the
             default, since a smaller crop would leave labels out.

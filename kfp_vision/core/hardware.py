@@ -18,11 +18,31 @@ def precision() -> str:
     """Returns `bfloat16` if the hardware multiplies matrices in it, else `float32`: emulated bfloat16 is many times slower."""
     from kfp_vision.core.frameworks import tf
 
+    is_fast = is_gpu_fast_at_bfloat16() if tf.config.get_visible_devices("GPU") else is_fast_at_bfloat16()
+    return "bfloat16" if is_fast else "float32"
+
+
+def is_gpu_fast_at_bfloat16() -> bool:
+    """Returns whether the first GPU that TensorFlow sees multiplies matrices in bfloat16; false if it sees none."""
+    from kfp_vision.core.frameworks import tf
+
     gpus = tf.config.get_visible_devices("GPU")
-    if gpus:
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
-        return "bfloat16" if tuple(capability) >= FAST_BFLOAT16_CAPABILITY else "float32"
-    return "bfloat16" if is_fast_at_bfloat16() else "float32"
+    if not gpus:
+        return False
+    capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+    return tuple(capability) >= FAST_BFLOAT16_CAPABILITY
+
+
+def share_gpus() -> None:
+    """Lets TensorFlow take the memory of GPUs as it needs it, so that a server and a training fit on one.
+
+    By default it takes all at once. It must be told before it uses them; later, nothing changes.
+    """
+    from kfp_vision.core.frameworks import tf
+
+    for gpu in tf.config.get_visible_devices("GPU"):
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def cores(limits: tuple[tuple[Path, ...], ...] = CORE_LIMITS) -> int:

@@ -17,7 +17,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.deployment.deploy import check_same, read_json
 from kfp_vision.engines.choice import choose_engine, choose_serving_engine
-from kfp_vision.engines.engine import OPENVINO, TENSORFLOW
+from kfp_vision.engines.engine import FLOAT32_ENGINES, TENSORFLOW
 from kfp_vision.engines.tensorflow_engine import TensorFlowEngine
 from kfp_vision.prediction.classifier import Answer, Prediction
 from kfp_vision.prediction.client import ServingClient
@@ -88,7 +88,7 @@ def check_serving(
     held_out = records_folder.read_examples(records_folder.choose_evaluation_records(validation_records, test_records))
     images = {name: encoded for name, encoded, _ in held_out if name in expected}
     engine = choose_engine(version, choose_serving_engine(version))
-    limit = MAX_BFLOAT16_DIFFERENCE if engine == OPENVINO else MAX_DIFFERENCE
+    limit = MAX_BFLOAT16_DIFFERENCE if engine in FLOAT32_ENGINES else MAX_DIFFERENCE
     with server.run_server(model, engine=engine) as url:
         service = ServingClient(url)
         answers, seconds = {}, []

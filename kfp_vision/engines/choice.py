@@ -10,7 +10,16 @@ from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import ENGINES, SERVING_ENGINES, STOCK_RUNTIME
 from kfp_vision.core.errors import InputError, format_value
-from kfp_vision.engines.engine import AUTO, OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, TENSORFLOW, Engine
+from kfp_vision.engines.engine import (
+    AUTO,
+    OPENVINO,
+    OPENVINO_FILE,
+    OPENVINO_FLOAT32,
+    OPENVINO_INT8,
+    TENSORFLOW,
+    TENSORFLOW_BFLOAT16,
+    Engine,
+)
 from kfp_vision.repository.version import EXPORTS_FILE, EXPORTS_FOLDER, VERSION_FILE, Version
 
 INT8_EXPORT = "openvino_int8"  # the format of `export_model` that the engine of int8 computes with
@@ -53,8 +62,8 @@ def choose_engine(version: Version, name: str = "") -> str:
     """Chooses what computes a version's answers on this machine.
 
     Without a wish this is OpenVINO where the version has a file for it, as exports of this release have, and no GPU is at
-    hand; else TensorFlow, which also loads what any other tool has exported. OpenVINO computes in bfloat16 where the processor
-    is fast at it.
+    hand; else TensorFlow, which also loads what any other tool has exported. Both compute in bfloat16 where the processor, or
+    the GPU, is fast at it.
 
     Args:
         version: the version.
@@ -62,7 +71,7 @@ def choose_engine(version: Version, name: str = "") -> str:
             settings that the version was trained with.
 
     Returns:
-        `OPENVINO`, in bfloat16; `OPENVINO_FLOAT32`; `OPENVINO_INT8`; or `TENSORFLOW`.
+        `OPENVINO`, in bfloat16; `OPENVINO_FLOAT32`; `OPENVINO_INT8`; `TENSORFLOW`; or `TENSORFLOW_BFLOAT16`.
 
     Raises:
         InputError: a name is none of these, the version has no file for the engine, or TensorFlow is not installed.
@@ -77,7 +86,9 @@ def choose_engine(version: Version, name: str = "") -> str:
     if chosen == AUTO:
         use_gpu = hardware.has_gpu() and find_spec("tensorflow")
         chosen = OPENVINO if has_file and find_spec("openvino") and not use_gpu else TENSORFLOW
-    if chosen == TENSORFLOW:
+        if use_gpu and hardware.is_gpu_fast_at_bfloat16():
+            chosen = TENSORFLOW_BFLOAT16
+    if chosen in (TENSORFLOW, TENSORFLOW_BFLOAT16):
         _check_has_tensorflow(version, has_file)
         return chosen
     if not has_file:
@@ -152,10 +163,10 @@ def load_engine(version: Version, name: str = "") -> Engine:
         InputError: as `choose_engine` does; the version does not load, or the engine is not installed.
     """
     chosen = choose_engine(version, name)
-    if chosen == TENSORFLOW:
+    if chosen in (TENSORFLOW, TENSORFLOW_BFLOAT16):
         from kfp_vision.engines.tensorflow_engine import TensorFlowEngine
 
-        return TensorFlowEngine(version)
+        return TensorFlowEngine(version, bfloat16=chosen == TENSORFLOW_BFLOAT16)
     from kfp_vision.engines.openvino_engine import OpenVinoEngine
 
     if chosen == OPENVINO_INT8:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from kfp_vision.dataset.images import Rejected
     from kfp_vision.engines.cropping import Sides, Window
 
-AUTO, OPENVINO, OPENVINO_FLOAT32, TENSORFLOW, OPENVINO_INT8 = SERVING_ENGINES
+AUTO, OPENVINO, OPENVINO_FLOAT32, TENSORFLOW, TENSORFLOW_BFLOAT16, OPENVINO_INT8 = SERVING_ENGINES
+FLOAT32_ENGINES = {OPENVINO: OPENVINO_FLOAT32, TENSORFLOW_BFLOAT16: TENSORFLOW}  # of engines in bfloat16, the same in float32
 OPENVINO_FILE = "openvino/model.xml"  # of a version, with model.bin beside it
 OPENVINO_HEAD_FILE = "openvino/head.npy"  # of a version with class activation maps: the kernel of its head, (width, classes)
 
@@ -63,7 +64,7 @@ class Engine(Protocol):
     """Computes scores and embeddings of one version. All methods may be called in several threads at a time.
 
     Attributes:
-        name: `OPENVINO`, `OPENVINO_FLOAT32`, `OPENVINO_INT8` or `TENSORFLOW`.
+        name: one of `SERVING_ENGINES`, but not `AUTO`.
         description: what computes, and in which precision, for people.
         crop_size: height and width in pixels of the crops that embeddings are computed from; 0 if the version takes no crops.
     """

@@ -47,7 +47,9 @@ class OpenVinoEngine:
     def __init__(self, version: Version, *, bfloat16: bool, quantized: Path | None = None):
         precision = "bfloat16" if bfloat16 else "float32"
         self.name = OPENVINO_INT8 if quantized else OPENVINO if bfloat16 else OPENVINO_FLOAT32
-        self.description = f"OpenVINO {openvino.__version__.partition('-')[0]}, {'int8' if quantized else precision}"
+        self.description = (
+            f"OpenVINO {openvino.__version__.partition('-')[0]}, {'int8, without known' if quantized else precision}"
+        )
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": hardware.cores(),

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kfp_vision.core import hardware
 from kfp_vision.dataset.images import Rejected, validate_image
 from kfp_vision.engines.cropping import central_window
-from kfp_vision.engines.engine import TENSORFLOW, Evidence, Sight, does_not_load
+from kfp_vision.engines.engine import TENSORFLOW, TENSORFLOW_BFLOAT16, Evidence, Sight, does_not_load
 from kfp_vision.repository.version import Version
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from kfp_vision.engines.bfloat16_graph import BFloat16Graph
+
 EXPLAIN_OUTPUTS = ("probabilities", "embedding", "maps")  # of the signature `explain`
+MAX_BFLOAT16_DIFFERENCE = 0.1  # of a probability in bfloat16, as `check_serving` allows
 MAX_CROP_DIFFERENCE = 1e-3  # largest difference between the probabilities of an image and of its crop
 
 
@@ -31,16 +35,16 @@ class TensorFlowEngine:
 
     Args:
         version: a SavedModel with its metadata.
+        bfloat16: whether to compute scores, and embeddings with them, in bfloat16, see `bfloat16_graph`. A version that cannot
+            be computed so, or answers differently, is computed in float32, with a line that says so.
 
     Raises:
         InputError: it does not load.
     """
 
-    name = TENSORFLOW
-
-    def __init__(self, version: Version):
+    def __init__(self, version: Version, *, bfloat16: bool = False):
         tf = _tensorflow()
-        self.description = f"TensorFlow {tf.__version__}, float32"
+        hardware.share_gpus()
         self._constant, self._stack, self._error = tf.constant, tf.stack, tf.errors.InvalidArgumentError
         try:
             self._loaded = tf.saved_model.load(str(version.folder))  # a reference to the signature does not keep its variables
@@ -48,9 +52,13 @@ class TensorFlowEngine:
             self._encoded, self._shape = self._signatures["serving_default"], version.crop
             self.crop_size = _crop_size(self._signatures.get("pixels"))
             self._crop = _compile_crop(self.crop_size, version.crop) if self.crop_size else None
+            self._bfloat16: BFloat16Graph | None = None
             self._takes_crops = bool(self._crop) and self._crops_alike()
         except Exception as error:  # TensorFlow raises many types for files that are not a model
             raise does_not_load(version.folder, error) from None
+        self._bfloat16 = self._load_in_bfloat16(version) if bfloat16 else None
+        self.name = TENSORFLOW_BFLOAT16 if self._bfloat16 else TENSORFLOW
+        self.description = f"TensorFlow {tf.__version__}, {'bfloat16' if self._bfloat16 else 'float32'}"
 
     @property
     def has_embeddings(self) -> bool:
@@ -108,8 +116,8 @@ class TensorFlowEngine:
 
     def scores_and_embeddings(self, prepared: Sequence[Any]) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]":
         """See `engine.Engine`."""
-        outputs = self._signatures["pixels"](images=self._stack(prepared))
-        return outputs["probabilities"].numpy(), outputs["embedding"].numpy()
+        outputs = self._answer_crops(prepared)
+        return outputs["probabilities"], outputs["embedding"]
 
     def crop(self, image: bytes, max_pixels: int) -> Any | Rejected:
         """See `engine.Engine`; a crop is a tensor, float32 (crop_size, crop_size, 3), RGB from 0 to 255."""
@@ -153,9 +161,32 @@ class TensorFlowEngine:
         return [Evidence(scores, embedding, partial(np.take, maps, axis=0)) for scores, embedding, maps in parts]
 
     def _scores_of_crops(self, crops: Sequence[Any]) -> "npt.NDArray[np.float32]":
-        probabilities: npt.NDArray[np.float32]
-        probabilities = self._signatures["pixels"](images=self._stack(crops))["probabilities"].numpy()
-        return probabilities
+        return self._answer_crops(crops)["probabilities"]
+
+    def _answer_crops(self, crops: Sequence[Any]) -> "dict[str, npt.NDArray[np.float32]]":
+        images = self._stack(crops)
+        if self._bfloat16:
+            return self._bfloat16(images)
+        return {name: values.numpy() for name, values in self._signatures["pixels"](images=images).items()}
+
+    def _load_in_bfloat16(self, version: Version) -> "BFloat16Graph | None":
+        """Returns the computation in bfloat16; None, with a line in the log, if there is none or it answers differently."""
+        from kfp_vision.engines.bfloat16_graph import BFloat16Graph
+
+        try:
+            if not self._takes_crops:
+                raise ValueError("it has no signature for crops")
+            assert self._crop
+            crops = self._stack([self._crop(self._constant(_noise("PNG")))])
+            graph = BFloat16Graph(self._signatures["pixels"], compiled=hardware.has_gpu())
+            difference = np.abs(graph(crops)["probabilities"] - self._signatures["pixels"](images=crops)["probabilities"])
+            if not difference.max() <= MAX_BFLOAT16_DIFFERENCE:
+                raise ValueError(f"its probabilities differ by {difference.max():.2g}")
+        except Exception as error:  # TensorFlow raises many types for what it cannot compute
+            reason = " ".join(str(error).split())[:200]
+            print(f"computes {version.folder} in float32, since it is not computed in bfloat16: {reason}", flush=True)
+            return None
+        return graph
 
     def _crops_alike(self) -> bool:
         """Whether the version gives the same probabilities for crops as for whole images."""

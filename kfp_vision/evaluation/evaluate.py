@@ -14,7 +14,7 @@ from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines.choice import choose_serving_engine
-from kfp_vision.engines.engine import OPENVINO, OPENVINO_FLOAT32
+from kfp_vision.engines.engine import FLOAT32_ENGINES
 from kfp_vision.evaluation import gate, multilabel_metrics, scoring
 from kfp_vision.evaluation.left_out import leave_classes_out
 from kfp_vision.evaluation.metrics import TOP_K, ClassificationMetrics, Predictions, calibration, classification_metrics
@@ -307,8 +307,8 @@ def _sample_predictions(version: Version, classifier: Classifier, folder: Path) 
     records = RandomAccessRecords(folder)
     chosen = np.unique(np.linspace(0, len(records) - 1, MAX_SAMPLED_PREDICTIONS).astype(int))
     images = dict(example.decode_example(records.read(at))[:2] for at in chosen.tolist())
-    if classifier.engine.name == OPENVINO:
-        classifier = Classifier(version, engine=OPENVINO_FLOAT32)
+    if classifier.engine.name in FLOAT32_ENGINES:
+        classifier = Classifier(version, engine=FLOAT32_ENGINES[classifier.engine.name])
     probabilities = classifier.probabilities(list(images.values())).tolist()
     return [{"name": name, "probabilities": row} for name, row in zip(images, probabilities, strict=True)]
 

@@ -102,10 +102,11 @@ def batch_normalization(x: Tensor, *, name: str, momentum: float, fast: bool, sc
 
 
 class PointwiseConv2D(keras.layers.Conv2D):
-    """A 1x1 convolution that trains as a matrix product.
+    """A 1x1 convolution that trains as a matrix product on a processor.
 
     oneDNN's gradient of a convolution with respect to so small a kernel takes a third longer than that of a product. In
-    inference it stays a convolution, which TensorFlow fuses with the batch norm behind it.
+    inference it stays a convolution, which TensorFlow fuses with the batch norm behind it; on a GPU, which computes the
+    gradients with cuDNN, also in training.
     """
 
     def __init__(self, filters: int, **options: Any):
@@ -123,12 +124,12 @@ class PointwiseConv2D(keras.layers.Conv2D):
 
         Args:
             inputs: (batch, height, width, channels).
-            training: whether to compute a matrix product.
+            training: whether gradients will be asked for.
 
         Returns:
             (batch, height, width, filters).
         """
-        if not training:
+        if not (training and _computes_as_products()):
             return super().call(inputs)
         _, height, width, channels = inputs.shape
         products = ops.matmul(ops.reshape(inputs, (-1, channels)), self.kernel[0, 0])
@@ -205,6 +206,10 @@ class FastGroupedConv2D(keras.layers.Conv2D):
 def _is_plain(layer: Any) -> bool:
     """Returns whether a convolution is one that `depthwise_convolution` computes."""
     return bool(layer.data_format == "channels_last") and set(layer.dilation_rate) == {1} and len(set(layer.strides)) == 1
+
+
+def _computes_as_products() -> bool:
+    return bool(keras.backend.backend() != "tensorflow") or _computes_on_processor()
 
 
 def _computes_on_processor() -> bool:

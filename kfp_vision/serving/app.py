@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect
 from kfp_vision import __version__
 from kfp_vision.core.errors import format_value
 from kfp_vision.core.values import SEVERAL
+from kfp_vision.prediction.client import FINGERPRINT_HEADER
 from kfp_vision.reports import pages
 from kfp_vision.serving import bodies, cors, protocols
 from kfp_vision.serving.image_search import NotIndexed
@@ -276,9 +277,9 @@ class Application:
         """
         await self._check_ready(model_name)
         payload = V1Request(await bodies.read_v1(request, (TOP_K, LABEL, OVERLAY)), _version(request))
-        # Without the headers: KServe 0.21 would return those of the request as the response's (kserve/protocol/dataplane.py).
-        answer, _ = await self.plane.explain(model_name=model_name, request=payload)
-        return JSONResponse(answer)
+        # Without those of the request: KServe 0.21 returns what it is given as the response's (kserve/protocol/dataplane.py).
+        answer, headers = await self.plane.explain(model_name=model_name, request=payload, headers={FINGERPRINT_HEADER: ""})
+        return JSONResponse(answer, headers=headers)
 
     async def search(self, model_name: str, request: Request) -> Response:
         """Finds the nearest images of the index for each image, which is sent as to `predict` or named by the id of a hit.

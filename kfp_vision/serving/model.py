@@ -137,7 +137,7 @@ class ServedClassifier(Model):
 
         Args:
             payload: a `V1Request`, which may name the version that must answer.
-            headers: unused; KServe passes them.
+            headers: gets the fingerprint of the version that answers, since KServe returns them as those of the response.
 
         Returns:
             The body of the response, with predictions and explanations.
@@ -156,6 +156,8 @@ class ServedClassifier(Model):
             raise NotExplained(f"{rule}; got none. Train it again with this release, and any network but convnext_tiny.")
         request = protocols.parse_explain_request(payload, loaded.version.labels)
         self._check_size(loaded, len(request.predict.images))
+        if headers is not None:
+            headers[FINGERPRINT_HEADER] = loaded.version.fingerprint
         answers = await loaded.explain(request.predict.images, request.choose, lay_over=request.overlay)
         _check_any_readable(answers)
         return protocols.explain_response(answers, loaded.version, request)

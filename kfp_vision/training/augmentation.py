@@ -201,3 +201,24 @@ def flip_and_distort(image: Floats, uniform: npt.NDArray[np.float32], augmentati
     saturation = factor * np.eye(3) + (1 - factor) * np.array(LUMA)
     cv2.transform(image, np.column_stack([saturation, np.full(3, shift)]), dst=image)
     np.clip(image, 0.0, 255.0, out=image)
+
+
+def augment_on_device(pixels: tf.Tensor, uniform: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """Computes what `flip_and_distort` does for a batch, in the graph of the training step.
+
+    Args:
+        pixels: uint8 (images, height, width, 3) RGB: a quarter of what floats take on the way to a GPU.
+        uniform: float32 (images, 3) from 0 to 1, as from `draw_augmentation`.
+        augmentation: ranges of the changes.
+
+    Returns:
+        float32 (images, height, width, 3) in 0 to 255.
+    """
+    flip, shift, factor = (values[:, None, None, None] for values in tf.unstack(uniform, axis=1))
+    images = tf.cast(pixels, tf.float32)
+    if augmentation.flip:
+        images = tf.where(flip < 0.5, images[:, :, ::-1], images)
+    shift = (2 * shift - 1) * 255 * augmentation.max_brightness_delta
+    factor = augmentation.lower_saturation + factor * (augmentation.upper_saturation - augmentation.lower_saturation)
+    grey = tf.reduce_sum(images * tf.constant(LUMA), axis=-1, keepdims=True)
+    return tf.clip_by_value(grey + factor * (images - grey) + shift, 0.0, 255.0)

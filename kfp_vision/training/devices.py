@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from kfp_vision.core import hardware, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.training.tf_config import WorkerLost
 
 # What TensorFlow's errors say where a worker is gone: of a collective operation, its connection, or the service of worker 0.
 OF_LOST_WORKERS = ("ollective", "Socket closed", "Connection reset", "oordination", "failed to connect", "heartbeat")
+
+MAX_STEPS_PER_CALL, IMAGES_PER_CALL = 8, 128
+BATCHES_ON_DEVICE = 2  # beside the one in use
+FIRST_GPU = "GPU:0"
 
 
 def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ) -> tf.distribute.Strategy:
@@ -39,11 +44,15 @@ def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ)
         print(f"warning: {found}: training on {rest}", flush=True)
     used = visible[:gpu_count]
     tf.config.set_visible_devices(used, "GPU")
-    for gpu in used:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    hardware.share_gpus()
     if len(_workers(environment)) > 1:
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy() if len(used) > 1 else tf.distribute.get_strategy()
+
+
+def count_gpus() -> int:
+    """Returns how many GPUs this worker uses."""
+    return len(tf.config.get_visible_devices("GPU"))
 
 
 def rank_and_size(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -68,36 +77,20 @@ def describe_devices(environment: Mapping[str, str] = os.environ) -> str:
     Args:
         environment: environment variables of the process.
     """
-    gpus = len(tf.config.get_visible_devices("GPU"))
+    gpus = count_gpus()
     each = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "the CPU"
     workers = rank_and_size(environment)[1]
     return f"{each} of each of {workers} workers" if workers > 1 else each
 
 
-def uses_xla(setting: str, gpus: int) -> bool:
-    """Returns whether training steps are compiled with XLA.
+def steps_per_call(gpus: int, batch_size: int) -> int:
+    """Returns how many steps a GPU is given at a time: several where the batch is small, and Python would take as long as it.
 
     Args:
-        setting: `xla` of `advanced`.
         gpus: GPUs that this worker uses.
+        batch_size: images per step.
     """
-    return setting == "on" or (setting == "auto" and gpus == 1)
-
-
-def describe_first_step(setting: str, gpus: int) -> str:
-    """Says what the first step of a network waits for on a GPU; empty if for nothing long.
-
-    Args:
-        setting: `xla` of `advanced`.
-        gpus: GPUs that this worker uses.
-    """
-    if not gpus or not uses_xla(setting, gpus):
-        return ""
-    # Measured on an H200 with Inception v1 in bfloat16, batch size 128: 143 seconds, and 17 without; 6,470 and 3,585 images/s.
-    return (
-        "compiles the training step with XLA: the first step takes two or three minutes; "
-        'advanced={"xla": "off"} starts within half a minute, and trains at half the speed'
-    )
+    return max(1, min(MAX_STEPS_PER_CALL, IMAGES_PER_CALL // batch_size)) if gpus == 1 and rank_and_size()[1] == 1 else 1
 
 
 def distribute_batches(spread: tf.distribute.Strategy, batches: Callable[[tuple[int, int]], Iterator[Any]]) -> Iterator[Any]:
@@ -108,17 +101,33 @@ def distribute_batches(spread: tf.distribute.Strategy, batches: Callable[[tuple[
         batches: function that returns an iterator over the i-th of n equal slices of every batch, for (i, n).
 
     Yields:
-        One batch per step; a distributed value if there are several devices.
+        One batch per step; distributed values if there are several devices, and in the memory of a single GPU.
     """
     devices = spread.num_replicas_in_sync
     if devices == 1:
-        yield from batches((0, 1))
+        yield from copy_ahead(batches((0, 1)), FIRST_GPU) if count_gpus() else batches((0, 1))
         return
     rank, workers = rank_and_size()
     first = rank * devices // workers
     streams = [batches((place, devices)) for place in range(first, first + devices // workers)]
     for slices in zip(*streams, strict=True):
-        yield tuple(_one_per_device(spread, values, first) for values in zip(*slices, strict=True))
+        parts = zip(*(tf.nest.flatten(one) for one in slices), strict=True)
+        yield tf.nest.pack_sequence_as(slices[0], [_one_per_device(spread, values, first) for values in parts])
+
+
+def copy_ahead(batches: Iterator[Any], device: str) -> Iterator[Any]:
+    """Yields batches in the memory of a device, to which the next ones are copied in a thread while one is used.
+
+    Args:
+        batches: of tensors in the memory of the machine.
+        device: the device.
+    """
+
+    def copy(batch: Any) -> Any:
+        with tf.device(device):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    return threads.ordered_map(copy, batches, workers=1, limit=BATCHES_ON_DEVICE)
 
 
 def _one_per_device(spread: tf.distribute.Strategy, values: Sequence[tf.Tensor], first: int) -> Any:

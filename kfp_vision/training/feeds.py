@@ -10,7 +10,7 @@ from kfp_vision import networks
 from kfp_vision.core import hardware
 from kfp_vision.core.frameworks import tf
 from kfp_vision.records import records_folder
-from kfp_vision.training import augmentation, input_pipeline
+from kfp_vision.training import augmentation, devices, input_pipeline
 from kfp_vision.training.features import CachedFeatures, compute_features, training_batches, validation_batches
 from kfp_vision.training.padding import even_batch_size
 from kfp_vision.training.recipe import Recipe
@@ -49,12 +49,14 @@ class Feed(NamedTuple):
             batch: (i, n) for the i-th of n equal slices.
         validation: batches to validate on during training, or None.
         features: those of the training and the validation images, if they are computed once for all steps.
+        prepare: makes what the model takes of the images of a batch of `batches`; see `Trainer`.
     """
 
     model: Any
     batches: Callable[[int, tuple[int, int]], Batches]
     validation: Iterable[tuple[tf.Tensor, tf.Tensor]] | None
     features: tuple[CachedFeatures, CachedFeatures] | None = None
+    prepare: Callable[[Any], tf.Tensor] = lambda images: images
 
 
 def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
@@ -66,9 +68,11 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
         recipe: how to train.
 
     Returns:
-        Batches of images and labels, see `input_pipeline`.
+        Batches of images and labels, see `input_pipeline`. A GPU gets pixels in bytes and changes their colours itself.
     """
     advanced = recipe.advanced
+    drawn = augmentation.Augmentation(**{one.name: getattr(advanced, one.name) for one in fields(augmentation.Augmentation)})
+    on_device = bool(devices.count_gpus()) and not (drawn.rand_augment or drawn.mixup_alpha)
     memory = hardware.memory() // CACHE_DIVISOR if advanced.cache_pictures else 0
 
     def batches(first_step: int, part: tuple[int, int]) -> Batches:
@@ -77,17 +81,22 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
             image_size=data.image_size,
             batch_size=recipe.batch_size,
             seed=advanced.seed,
-            augmentation=augmentation.Augmentation(
-                **{one.name: getattr(advanced, one.name) for one in fields(augmentation.Augmentation)}
-            ),
+            augmentation=drawn,
             first_step=first_step,
             part=part,
             memory=memory,
+            in_bytes=on_device,
         )
+
+    def prepare(images: Any) -> tf.Tensor:
+        if not on_device:
+            return images
+        pixels, uniform = images
+        return augmentation.augment_on_device(pixels, uniform, drawn)
 
     held_out = min(records_folder.read_records_info(data.validation_records).images, VALIDATION_IMAGES)
     if not held_out:
-        return Feed(network, batches, None)
+        return Feed(network, batches, None, prepare=prepare)
     validation = input_pipeline.EvaluationBatches(
         data.validation_records,
         image_size=data.image_size,
@@ -95,7 +104,7 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
         max_images=held_out,
         crop=data.crop,
     )
-    return Feed(network, batches, validation)
+    return Feed(network, batches, validation, prepare=prepare)
 
 
 def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: bool = True) -> Feed:

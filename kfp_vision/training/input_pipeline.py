@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,7 @@ from kfp_vision.training.augmentation import (
 )
 from kfp_vision.training.record_images import RecordImage, RecordImages
 
-Batch = tuple[tf.Tensor, tf.Tensor]
+Batch = tuple[Any, tf.Tensor]
 CROP_STREAM, COLOUR_STREAM, OPERATION_STREAM, BLEND_STREAM = range(4)  # streams of random numbers
 STREAMS_PER_SEED = 8  # per seed
 BATCHES_AHEAD = 2  # finished batches that wait to be used
@@ -50,6 +51,7 @@ def training_batches(
     first_step: int = 0,
     part: tuple[int, int] = (0, 1),
     memory: int = 0,
+    in_bytes: bool = False,
 ) -> Iterator[Batch]:
     """Yields endless augmented batches in a random order, with every image once per epoch.
 
@@ -76,9 +78,11 @@ def training_batches(
         first_step: number of the first batch, from 0; earlier batches are not read.
         part: (i, n) for the i-th of n equal slices of each batch, counted from 0.
         memory: bytes for caching decoded images; the batches do not depend on it.
+        in_bytes: whether images are cropped only, for `augmentation.augment_on_device`; not with RandAugment and MixUp.
 
     Returns:
-        Batches of images and labels as the module says; with MixUp the labels are always float32 (batch, classes).
+        Batches of images and labels as the module says; with MixUp the labels are always float32 (batch, classes). In bytes,
+        the images are a pair: uint8 (batch, size, size, 3), and float32 (batch, 3), numbers from 0 to 1 to augment them by.
 
     Raises:
         InputError: batch_size is not divisible by the number of slices, or a shard is damaged.
@@ -122,7 +126,11 @@ def training_batches(
             windows, uniform = (drawn.numpy() for drawn in draw_in_graph(*tensors))
             for image, window, changes, out in zip(read, windows.tolist(), uniform, pixels, strict=True):
                 images.crop(image, Window(*window), out)
-                flip_and_distort(out, changes, augmentation)
+                if not in_bytes:
+                    flip_and_distort(out, changes, augmentation)
+            if in_bytes:
+                levels = tf.constant(np.rint(pixels, out=pixels).astype(np.uint8))
+                return (levels, tf.constant(uniform)), _labels_of(read, info)
             batch = _as_batch(pixels, read, info)
             return augment_in_graph(tf.constant(step, tf.int64), tensors[0], *batch) if augment_in_graph else batch
 
@@ -159,7 +167,11 @@ class BatchMemory:
 def _as_batch(pixels: Floats, images: Sequence[RecordImage], info: RecordsInfo) -> Batch:
     """Returns pixels from a `BatchMemory` as a tensor, without copying them, and the labels of the images."""
     tensor = tf.experimental.dlpack.from_dlpack(pixels.__dlpack__())
-    return tensor, tf.constant(info.label_array([image.numbers for image in images]))
+    return tensor, _labels_of(images, info)
+
+
+def _labels_of(images: Sequence[RecordImage], info: RecordsInfo) -> tf.Tensor:
+    return tf.constant(info.label_array([image.numbers for image in images]))
 
 
 def _read_ahead(images: RecordImages, read_batch: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:

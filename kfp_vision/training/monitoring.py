@@ -87,13 +87,16 @@ class TrainingMonitor:
         Args:
             step: from 0.
         """
-        if self._profiled and step == self._profiled.start:
+        if self._profiled and not self._profiling and step >= self._profiled.start:
+            self._profiled = range(step, step + len(self._profiled))
             with _warn_on_failure("no profile is taken"):
                 # Tracing Python calls as well would make a trace of hundreds of megabytes.
                 tf.profiler.experimental.start(
                     str(self._events), tf.profiler.experimental.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
                 )
                 self._profiling = True
+            if not self._profiling:
+                self._profiled = range(0)
 
     def after_step(self, step: int) -> None:
         """Stops the profiler if this was the last step to profile. Must be called after each step.
@@ -115,7 +118,7 @@ class TrainingMonitor:
         self._writer.close()
 
     def _stop_profiler(self) -> None:
-        self._profiling = False
+        self._profiling, self._profiled = False, range(0)
         tf.profiler.experimental.stop()
 
     def _advise(self, wait: float, now: float) -> None:

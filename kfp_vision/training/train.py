@@ -36,10 +36,18 @@ from kfp_vision.records.records_folder import (
 )
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
-from kfp_vision.training import checkpointing, devices, feeds, monitoring
+from kfp_vision.training import checkpointing, devices, feeds, monitoring, xla
 from kfp_vision.training.objectives import Objective, choose_objective
 from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.trainer import Diverged, HistoryRow, Trainer, build_network, freeze_batch_norm, freeze_layers
+from kfp_vision.training.trainer import (
+    IMAGE_DIMENSIONS,
+    Diverged,
+    HistoryRow,
+    Trainer,
+    build_network,
+    freeze_batch_norm,
+    freeze_layers,
+)
 
 __all__ = ["Diverged", "Recipe", "train_classifier"]
 
@@ -94,6 +102,8 @@ def train_classifier(
         recipe = _keep_labels_in_crops(recipe)
     shape = _shape(recipe)
     strategy = devices.choose_strategy(recipe.gpu_count)
+    choices = xla.KeptChoices(recipe.checkpoint_dir) if devices.count_gpus() else None
+    tuned = choices.prepare() if choices else False
     is_chief = devices.rank_and_size()[0] == 0
     _set_seeds(recipe.advanced)
     precision = hardware.precision() if recipe.advanced.precision == "auto" else recipe.advanced.precision
@@ -109,15 +119,16 @@ def train_classifier(
             feed = (feeds.feature_feed if recipe.train_last_layer_only else feeds.image_feed)(network, data, recipe)
             balanced = recipe.advanced.class_weights == "balanced"
             class_weights = _balanced_weights(train_records, objective) if balanced else None
-            trainer = Trainer(feed.model, recipe, about.images / recipe.batch_size, class_weights, objective)
+            how = partial(Trainer, prepare=feed.prepare, tuned=tuned)
+            trainer = how(feed.model, recipe, about.images / recipe.batch_size, class_weights, objective)
         folder = _resume(trainer, _identity(recipe, shape, labels, train_records)) if recipe.checkpoint_dir else None
         if recipe.advanced.head_steps and not recipe.train_last_layer_only and not trainer.step:
             _train_head(network, data, recipe, strategy, class_weights, objective)
-        if line := _describe_first_step(trainer):
+        if line := _describe_first_step(trainer, tuned=tuned):
             print(line, flush=True)
         batches = devices.distribute_batches(strategy, partial(feed.batches, trainer.step))
         if is_chief:
-            _run_monitored(trainer, batches, feed.validation, folder, events)
+            _run_monitored(trainer, batches, feed.validation, folder, events, choices)
         else:
             deque(_end_on_sigterm(trainer.run(batches, feed.validation), trainer), maxlen=0)
         with trainer.exported_weights():
@@ -237,12 +248,13 @@ def _resume(trainer: Trainer, identity: Mapping[str, Any]) -> checkpointing.Chec
     return folder
 
 
-def _describe_first_step(trainer: Trainer) -> str:
+def _describe_first_step(trainer: Trainer, *, tuned: bool) -> str:
     """Says what the first of the remaining steps waits for; empty if for nothing long."""
     recipe = trainer.recipe
     if recipe.train_last_layer_only or trainer.step >= recipe.train_steps:
         return ""
-    return devices.describe_first_step(recipe.advanced.xla, len(tf.config.get_visible_devices("GPU")))
+    gpus, images = devices.count_gpus(), recipe.train_steps * recipe.batch_size
+    return xla.describe_first_step(recipe.advanced.xla, gpus, images, tuned=tuned)
 
 
 def _run_monitored(
@@ -251,8 +263,9 @@ def _run_monitored(
     validation: Iterable[Any] | None,
     folder: checkpointing.CheckpointFolder | None,
     events: Path,
+    choices: xla.KeptChoices | None,
 ) -> None:
-    """Takes the remaining steps, reports them, and saves checkpoints if there is a folder for them."""
+    """Takes the remaining steps, reports them, and saves checkpoints if there is a folder for them, and what XLA has chosen."""
     recipe = trainer.recipe
     monitored = partial(
         monitoring.monitor_training, name=trainer.run_name, first_step=trainer.step, profile_steps=recipe.advanced.profile_steps
@@ -266,15 +279,18 @@ def _run_monitored(
             monitor.after_step(trainer.step - 1)
             if row:
                 monitor.log_row(row)
+                if choices:
+                    choices.keep()
             monitor.before_step(trainer.step)
 
 
 def _log_first_images(batches: Iterator[Any], trainer: Trainer, monitor: monitoring.TrainingMonitor) -> Iterator[Any]:
     """Passes batches on, and logs the images of the first one. Features, which have fewer dimensions, are not logged."""
     first = next(batches)
-    images, *_ = trainer.strategy.experimental_local_results(first[0])
-    if len(images.shape) == 4:
-        monitor.log_images(images)
+    images = tf.nest.map_structure(lambda parts: trainer.strategy.experimental_local_results(parts)[0], first[0])
+    prepared = trainer.prepare(images)
+    if len(prepared.shape) == IMAGE_DIMENSIONS:
+        monitor.log_images(prepared)
     yield first
     yield from batches
 

@@ -1,10 +1,12 @@
 """The training loop: a model, its optimizer, its learning rate, and all state needed to resume."""
 
+import itertools
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
-from kfp_vision.training import devices, monitoring, schedules
+from kfp_vision.training import devices, monitoring, schedules, xla
 from kfp_vision.training.checkpointing import TrainingState
 from kfp_vision.training.objectives import Objective, OneLabel
 from kfp_vision.training.optimizers import make_optimizer
@@ -22,6 +24,7 @@ from kfp_vision.training.recipe import Recipe
 
 HISTORY_ROWS = 60
 MAX_QUEUED_STEPS = 8  # steps that may wait for the GPU; each keeps its batch in memory
+IMAGE_DIMENSIONS = 4  # of a batch of images; features have fewer
 VALIDATIONS_PER_TRAINING = 5  # per training, including the last step's, unless validate_every_steps is set
 
 HistoryRow = dict[str, float]
@@ -65,6 +68,8 @@ class Trainer:
         steps_per_epoch: steps per pass over all images.
         class_weights: float (classes,), the weight of each class in the loss; None for 1.
         objective: loss and figures; by default those of images of one label.
+        prepare: makes what the model takes of the images of a batch, as a part of the step; by default they are that already.
+        tuned: whether XLA has choices of an earlier run, see `xla.uses_xla`.
 
     Attributes:
         step: steps taken.
@@ -77,6 +82,7 @@ class Trainer:
         wants_to_stop: returns whether this worker wishes to end, on SIGTERM for example. The wishes of all workers ride in the
             sums of each step, so that all end after the same one.
         stopped: whether a worker's wish has ended the training.
+        steps_per_call: how many steps a device is given at a time, see `devices.steps_per_call`.
     """
 
     def __init__(
@@ -86,9 +92,12 @@ class Trainer:
         steps_per_epoch: float,
         class_weights: npt.NDArray[np.float64] | None = None,
         objective: Objective | None = None,
+        *,
+        prepare: Callable[[Any], tf.Tensor] = lambda images: images,
+        tuned: bool = False,
     ):
         self.model, self.recipe, self.steps_per_epoch = model, recipe, steps_per_epoch
-        self.objective = objective or OneLabel()
+        self.objective, self.prepare = objective or OneLabel(), prepare
         self.strategy = tf.distribute.get_strategy()
         if recipe.batch_size % self.strategy.num_replicas_in_sync:
             found = f"batch_size={recipe.batch_size} on {self.strategy.num_replicas_in_sync} devices"
@@ -106,12 +115,19 @@ class Trainer:
         self._unread_sums = deque[tuple[int, tf.Tensor, tf.Tensor]]()  # step, loss, and how many devices wish to stop
         self._best: Weights = []
         self.best_row: HistoryRow = {}
-        gpus = len(tf.config.get_visible_devices("GPU"))
+        gpus = devices.count_gpus()
         self._is_alone = devices.rank_and_size()[1] == 1
-        self._queued_steps = MAX_QUEUED_STEPS if gpus or self._is_alone else 1  # a processor's sums are there with the step
-        compile_options = {"jit_compile": True} if devices.uses_xla(recipe.advanced.xla, gpus) else {}
+        self.steps_per_call = devices.steps_per_call(gpus, recipe.batch_size)
+        # A processor's sums are there with the step.
+        self._queued_steps = max(MAX_QUEUED_STEPS, 2 * self.steps_per_call) if gpus or self._is_alone else 1
+        images = recipe.train_steps * recipe.batch_size if len(model.input_shape) == IMAGE_DIMENSIONS else 0
+        compile_options = {"jit_compile": True} if xla.uses_xla(recipe.advanced.xla, gpus, images, tuned=tuned) else {}
         self.compiled_step = tf.function(self._step, **compile_options)
-        self.compiled_logits = tf.function(self._logits, **compile_options)
+        self.compiled_steps = tf.function(self._steps, autograph=False, **compile_options)
+        # Without XLA: to compile it a second time takes longer than all validations of a training.
+        self.compiled_logits = tf.function(self._logits)
+        self._has_gpu = gpus > 0
+        self._no_wish = tf.constant(0.0)
 
     def run(self, batches: Iterator[Any], validation: Iterable[Any] | None) -> Iterator[HistoryRow | None]:
         """Takes the remaining steps.
@@ -121,14 +137,16 @@ class Trainer:
             validation: batches to validate on at intervals, or None.
 
         Yields:
-            After each step, a row of history, or None.
+            After each step, or each call of several steps, a row of history, or None.
 
         Raises:
             Diverged: the loss is not finite.
         """
+        if self.step < self.recipe.train_steps:  # the first batch is waited for by the start, not by a step
+            batches = itertools.chain([next(batches)], batches)
         interval = _Interval()
         while self.step < self.recipe.train_steps and not (self.ended_early or self.stopped):
-            self._take_step(batches, interval)
+            self._take_steps(batches, interval)
             if not self._row_is_due():
                 yield None
                 continue
@@ -250,30 +268,69 @@ class Trainer:
         for weight, value in zip(self.model.weights, weights, strict=True):
             weight.assign(value)
 
-    def _take_step(self, batches: Iterator[Any], interval: "_Interval") -> None:
+    def _take_steps(self, batches: Iterator[Any], interval: "_Interval") -> None:
+        """Takes as many steps as the device is given at a time, at most up to the next row of history."""
+        count = min(self.steps_per_call, self._steps_to_row()) if self.steps_per_call > 1 else 1
         start = time.perf_counter()
-        images, labels = next(batches)
+        group = [next(batches) for _ in range(count)]
         waited = time.perf_counter() - start
-        rate = self.learning_rate_at(self.step)
-        wish = tf.constant(self.wants_to_stop(), tf.float32)
-        loss, counts, wishes = self.compiled_step(images, labels, tf.constant(rate, tf.float32), wish)
-        self.step += 1
-        interval.add(loss, counts, waited)
-        self._unread_sums.append((self.step, loss, wishes))
+        if self.steps_per_call > 1:
+            rates = self._rates[self.step : self.step + count]
+            missing = self.steps_per_call - count  # a group of another size would be compiled anew
+            sums = self.compiled_steps(group + group[-1:] * missing, tf.pad(rates, [[0, missing]]), tf.constant(count))[:count]
+        else:
+            wish = self._no_wish if self._is_alone else tf.constant(self.wants_to_stop(), tf.float32)
+            rate = self._rates[self.step] if self._has_gpu else tf.constant(self.learning_rate_at(self.step), tf.float32)
+            sums = [self.compiled_step(*group[0], rate, wish)]
+        for loss, counts, wishes in sums:
+            self.step += 1
+            interval.add(loss, counts)
+            self._unread_sums.append((self.step, loss, wishes))
+        interval.waited += waited
         if self._is_alone:
             self.stopped = self.wants_to_stop()
         # Not at every step on a GPU: TensorFlow copies from it only when all steps are done that were called before the copy.
-        if len(self._unread_sums) == self._queued_steps:
+        if len(self._unread_sums) >= self._queued_steps:
             self._read_sums(unread=self._queued_steps // 2)
 
+    @cached_property
+    def _rates(self) -> tf.Tensor:
+        """The learning rates of all steps, float32 (steps,), on the device, so that no step waits for a number from Python."""
+        return tf.constant([self.learning_rate_at(step) for step in range(self.recipe.train_steps)], tf.float32)
+
+    def _steps_to_row(self) -> int:
+        """Returns in how many steps the next row of history is due, or the last step."""
+        due = (every - self.step % every for every in (self._steps_per_row(), self._steps_per_validation()))
+        return min(*due, self.recipe.train_steps - self.step)
+
     def _row_is_due(self) -> bool:
-        every = math.ceil(self.recipe.train_steps / HISTORY_ROWS)
-        return self.step % every == 0 or self._validation_is_due()
+        return self.step % self._steps_per_row() == 0 or self._validation_is_due()
 
     def _validation_is_due(self) -> bool:
-        steps = self.recipe.train_steps
-        every = self.recipe.advanced.validate_every_steps or math.ceil(steps / VALIDATIONS_PER_TRAINING)
-        return self.step % every == 0 or self.step == steps
+        return self.step % self._steps_per_validation() == 0 or self.step == self.recipe.train_steps
+
+    def _steps_per_row(self) -> int:
+        return math.ceil(self.recipe.train_steps / HISTORY_ROWS)
+
+    def _steps_per_validation(self) -> int:
+        return self.recipe.advanced.validate_every_steps or math.ceil(self.recipe.train_steps / VALIDATIONS_PER_TRAINING)
+
+    def _steps(self, batches: list[Any], rates: tf.Tensor, count: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        """Takes the first `count` steps of a group of batches in a loop on the device."""
+        group = tf.nest.map_structure(lambda *parts: tf.stack(parts), *batches)
+        zeros = tf.zeros((1, self.model.output_shape[-1]))
+        shapes = (), self.objective.counts(zeros, zeros).shape
+        tables = tuple(tf.TensorArray(tf.float32, len(batches), element_shape=shape) for shape in shapes)
+
+        def take(number: tf.Tensor, losses: tf.TensorArray, counts: tf.TensorArray) -> tuple[Any, ...]:
+            images, labels = tf.nest.map_structure(lambda parts: parts[number], group)
+            loss, hits, _ = self._step(images, labels, rates[number])
+            return number + 1, losses.write(number, loss), counts.write(number, hits)
+
+        limits = {"maximum_iterations": len(batches), "parallel_iterations": 1}  # a step needs the weights of the one before
+        _, *tables = tf.while_loop(lambda number, *_: number < count, take, (tf.constant(0), *tables), **limits)
+        losses, counts = (tf.unstack(table.stack()) for table in tables)
+        return [(loss, hits, tf.constant(0.0)) for loss, hits in zip(losses, counts, strict=True)]
 
     def _step(
         self, images: Any, labels: Any, learning_rate: tf.Tensor, wish: tf.Tensor | float = 0.0
@@ -293,6 +350,7 @@ class Trainer:
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         variables = self.model.trainable_variables
+        images = self.prepare(images)
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)
             losses = self.objective.losses(labels, logits, self.recipe.advanced.label_smoothing, self.class_weights)
@@ -376,15 +434,14 @@ class _Interval:
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
-        self._waited = 0.0
+        self.waited = 0.0  # seconds for images
         self._losses: list[tf.Tensor] = []
         self._counts: list[tf.Tensor] = []
 
-    def add(self, loss: tf.Tensor, counts: tf.Tensor, waited: float) -> None:
+    def add(self, loss: tf.Tensor, counts: tf.Tensor) -> None:
         """Adds a step, without reading its tensors, which may still be computed."""
         self._losses.append(loss)
         self._counts.append(counts)
-        self._waited += waited
 
     def row(self, step: int, learning_rate: float, batch_size: int, objective: Objective) -> HistoryRow:
         """Returns the figures of the interval, which ends now."""
@@ -395,7 +452,7 @@ class _Interval:
             objective.figure: objective.training_figure([counts.numpy() for counts in self._counts], batch_size),
             "learning_rate": learning_rate,
             "images_per_second": len(self._losses) * batch_size / seconds,
-            "input_wait": self._waited / seconds,
+            "input_wait": self.waited / seconds,
         }
 
 

@@ -15,9 +15,11 @@ from support import pod_security, published_schemas
 from support.model_servers import program
 
 from kfp_vision import __version__
-from kfp_vision.components.container_images import SERVE_IMAGE, SERVE_NAME
+from kfp_vision.components.container_images import GPU_IMAGE, SERVE_IMAGE, SERVE_NAME
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.deployment import kserve
+from kfp_vision.engines.choice import ENGINE_VARIABLE
+from kfp_vision.engines.engine import OPENVINO_INT8
 from kfp_vision.pipelines import ending, pods
 from kfp_vision.reports import outcome, run_state
 from kfp_vision.repository import registries
@@ -409,7 +411,7 @@ def test_the_pages_example_sets_the_registry_of_the_runtime(tmp_path):
     shutil.copytree(FOLDER / "runtime", tmp_path / "runtime")
     with (tmp_path / "runtime" / "kustomization.yaml").open("a") as kustomization:
         kustomization.write(images)
-    (runtime,) = build(tmp_path / "runtime").values()
+    runtime = build(tmp_path / "runtime")["ServingRuntime", "kfp-vision"]
     assert runtime["spec"]["containers"][0]["image"] == f"registry.example.org/team/{SERVE_NAME}"
 
 
@@ -423,17 +425,34 @@ def test_the_pages_settings_make_sidecars_and_init_containers_meet_restricted_po
     assert pod_security.violations(pod) == []
 
 
-def test_the_serving_runtime_matches_what_the_deployment_creates():
-    runtime = read("runtime/serving-runtime.yaml")["spec"]
+@pytest.mark.parametrize(("name", "image", "gpus"), [("", SERVE_IMAGE, 0), ("-gpu", GPU_IMAGE, 1)])
+def test_the_serving_runtimes_match_what_the_deployment_creates(name, image, gpus):
+    found = read(f"runtime/serving-runtime{name}.yaml")
+    runtime = found["spec"]
+    (model_format,) = runtime["supportedModelFormats"]
+    assert found["metadata"]["name"] == f"kfp-vision{name}" and model_format["name"] == "kfp-vision"
+    assert model_format["autoSelect"] == (not gpus)  # of two runtimes for a format, only one may be chosen by it
     (container,) = runtime["containers"]
-    settings = deployment_settings({"service_image": SERVE_IMAGE})
+    settings = deployment_settings({"service_image": image, "service_gpus": gpus})
     expected = kserve.manifest("{{.Name}}", "s3://bucket/model", "", settings)
     (made,) = expected["spec"]["predictor"]["containers"]
-    assert container["image"] == SERVE_IMAGE
+    assert container["image"] == image
+    asked = made["resources"]["limits"][kserve.GPU_RESOURCE]
+    assert container["resources"]["limits"].get(kserve.GPU_RESOURCE) == asked == (str(gpus) if gpus else None)
     shared_keys = ("name", "image", "command", "args", "ports", "readinessProbe", "securityContext", "terminationMessagePolicy")
     assert {key: container[key] for key in shared_keys} == {key: made[key] for key in shared_keys}
     assert runtime["labels"] == expected["metadata"]["labels"] == kserve.SERVICE_LABELS
     assert pod_security.violations({"containers": [container]}) == []
+
+
+def test_the_pages_service_of_ones_own_is_valid_and_names_an_engine():
+    page = (FOLDER.parent / "docs" / "how-to" / "kserve.md").read_text(encoding="utf-8")
+    (service,) = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert published_schemas.faults(service) == []
+    model = service["spec"]["predictor"]["model"]
+    runtime = read("runtime/serving-runtime.yaml")["spec"]
+    assert model["modelFormat"]["name"] in [one["name"] for one in runtime["supportedModelFormats"]]
+    assert {one["name"]: one["value"] for one in model["env"]} == {ENGINE_VARIABLE: OPENVINO_INT8}
 
 
 def test_with_the_deployments_settings_kserves_stock_runtime_meets_restricted_pod_security():

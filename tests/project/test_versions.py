@@ -135,8 +135,9 @@ def test_filling_the_registry_names_it_in_package_and_manifests(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout.split()
     assert names == [PLACEHOLDER, "registry.example.org:5000/team"]
-    runtime = (tmp_path / "manifests" / "runtime" / "serving-runtime.yaml").read_text(encoding="utf-8")
-    assert f"image: registry.example.org:5000/team/kfp-vision-serve:{__version__}\n" in runtime
+    for suffix, image in (("", "serve"), ("-gpu", "gpu")):
+        runtime = (tmp_path / "manifests" / "runtime" / f"serving-runtime{suffix}.yaml").read_text(encoding="utf-8")
+        assert f"image: registry.example.org:5000/team/kfp-vision-{image}:{__version__}\n" in runtime
 
 
 def test_a_version_is_not_released_twice(released_project):
@@ -193,3 +194,29 @@ def test_a_model_is_served_with_the_versions_that_it_was_trained_and_evaluated_w
     assert {name: stages.get(name) for name in server} == server
     assert {"kserve", "openvino", "faiss-cpu", "simplejpeg", "pillow-heif"} <= server.keys()
     assert server.keys().isdisjoint({"tensorflow-cpu", "keras", "kfp", "opencv-python-headless", "scipy", "pandas"})
+
+
+def test_the_image_for_gpus_is_built_only_with_the_assembler_that_xla_looks_for(tmp_path):
+    """Runs the command of the Dockerfile in a folder of packages; a script stands in for the assembler."""
+    (command,) = re.findall(
+        r"^RUN cd \S+ \\\n    && (if ls .*?\n    fi)$", DOCKERFILES[1].read_text(), re.MULTILINE | re.DOTALL
+    )
+
+    def build() -> int:
+        return subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=False).returncode
+
+    (tmp_path / "tensorflow").mkdir()
+    assert build() == 0  # the packages of the small image, as in the tests of the containers
+    (name,) = re.findall(
+        r"^nvidia-cuda-nvcc-cu12==(\S+)", (ROOT / "images" / "gpu" / "requirements.lock").read_text(), re.MULTILINE
+    )
+    (tmp_path / f"nvidia_cuda_nvcc_cu12-{name}.dist-info").mkdir()
+    assert build() != 0
+    for name in ("bin/ptxas", "nvvm/libdevice/libdevice.10.bc"):
+        file = tmp_path / "nvidia" / "cuda_nvcc" / name
+        file.parent.mkdir(parents=True)
+        file.write_text("#!/bin/sh\nexit 0\n")
+        file.chmod(0o755)
+    assert build() == 0
+    (tmp_path / "nvidia" / "cuda_nvcc" / "bin" / "ptxas").write_text("#!/bin/sh\nexit 1\n")
+    assert build() != 0

@@ -313,8 +313,9 @@ def test_every_answer_names_the_fingerprint_of_its_version(url, version):
     for file in sorted(path for path in version.rglob("*") if path.is_file()):
         digest.update(f"{file.relative_to(version)} {file.stat().st_size}\n".encode() + file.read_bytes())
     image = b64(colour_model.picture("red"))
-    responses = post(url + PREDICT, {"instances": [{"b64": image}]}), post(url + INFER, {"inputs": [tensor(image)]})
-    assert [response.headers["KFP-Vision-Fingerprint"] for response in responses] == [digest.hexdigest()] * 2
+    instances, explain = {"instances": [{"b64": image}]}, PREDICT.replace(":predict", ":explain")
+    responses = [post(url + path, instances) for path in (PREDICT, explain)] + [post(url + INFER, {"inputs": [tensor(image)]})]
+    assert [response.headers["KFP-Vision-Fingerprint"] for response in responses] == [digest.hexdigest()] * 3
     service = ServingClient(f"{url}/v1/models/colours")
     assert service.fingerprint == ""
     service.classify([colour_model.picture("red")])

@@ -13,7 +13,7 @@ from kfp_vision.core import hardware
 from kfp_vision.core.advanced import ENGINES
 from kfp_vision.core.errors import InputError
 from kfp_vision.engines import choice
-from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, TENSORFLOW
+from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, TENSORFLOW, TENSORFLOW_BFLOAT16
 from kfp_vision.repository.version import VERSION_FILE, Version
 
 FAST_BFLOAT16 = {True: {"avx2", "amx_bf16"}, False: {"avx2"}}
@@ -48,7 +48,11 @@ def test_tensorflow_computes_what_has_no_file_for_openvino(tmp_path):
 
 def test_tensorflow_computes_where_there_is_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
-    assert choice.choose_engine(version(tmp_path / "1")) == TENSORFLOW
+    for is_fast, expected in ((False, TENSORFLOW), (True, TENSORFLOW_BFLOAT16)):
+        monkeypatch.setattr(hardware, "is_gpu_fast_at_bfloat16", lambda is_fast=is_fast: is_fast)
+        found = version(tmp_path / expected)
+        assert choice.choose_engine(found) == expected
+        assert choice.choose_engine(found, TENSORFLOW) == TENSORFLOW  # as for KServe's stock runtime
 
 
 def test_a_gpu_is_found_by_its_device_file(tmp_path, monkeypatch):

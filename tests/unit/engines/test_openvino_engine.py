@@ -20,7 +20,14 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import choice
 from kfp_vision.engines.cropping import crop_floats
-from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_HEAD_FILE, TENSORFLOW
+from kfp_vision.engines.engine import (
+    OPENVINO,
+    OPENVINO_FILE,
+    OPENVINO_FLOAT32,
+    OPENVINO_HEAD_FILE,
+    TENSORFLOW,
+    TENSORFLOW_BFLOAT16,
+)
 from kfp_vision.engines.openvino_engine import LARGEST_TILE
 from kfp_vision.networks import NETWORKS
 from kfp_vision.repository.version import Version, exported_version
@@ -74,7 +81,9 @@ def ramp(sides: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("name", "most"), [(OPENVINO_FLOAT32, 1e-4), (OPENVINO, 3e-2)])  # bfloat16 has 8 bits
+@pytest.mark.parametrize(
+    ("name", "most"), [(OPENVINO_FLOAT32, 1e-4), (OPENVINO, 3e-2), (TENSORFLOW_BFLOAT16, 3e-2)]
+)  # bfloat16 has 8 bits
 def test_answers_as_tensorflow_does(version, images, expected, name, most, monkeypatch):
     monkeypatch.setattr(hardware, "cpu_flags", lambda: hardware.FAST_BFLOAT16_FLAGS)  # where it is emulated, it is only slow
     engine = choice.load_engine(version, name)

@@ -74,7 +74,7 @@ def test_the_engine_of_int8_answers_with_the_export_and_embeds_with_the_model(ro
     version = Version(repository / "1")
     quantized, whole = (Classifier(version, engine=engine) for engine in (OPENVINO_INT8, OPENVINO_FLOAT32))
     images = [colour_model.picture(colour) for colour in colour_model.RGB] * 3
-    assert quantized.engine.description.endswith(", int8")
+    assert quantized.engine.description.endswith(", int8, without known")
     assert [answer.label for answer in quantized.classify(images)] == list(colour_model.RGB) * 3
     scores = [classifier.probabilities(images) for classifier in (quantized, whole)]
     assert 1e-6 < np.abs(scores[0] - scores[1]).max() < 0.05
@@ -88,7 +88,7 @@ def test_a_server_that_computes_in_int8_takes_a_new_version_once_its_export_is_t
     run(root, tmp_path, "openvino_int8", deploy_to=str(repository))
     monkeypatch.setenv(choice.ENGINE_VARIABLE, OPENVINO_INT8)
     served = ServedClassifier("colours", repository)
-    assert served.refresh()[0].endswith(", int8")
+    assert served.refresh()[0].endswith(", int8, without known")
     shutil.copytree(repository / "1", repository / "2")
     about = repository / "2" / VERSION_FILE
     about.write_text(json.dumps(json.loads(about.read_text()) | {"trained_from": "other images"}))
@@ -99,7 +99,7 @@ def test_a_server_that_computes_in_int8_takes_a_new_version_once_its_export_is_t
     changed = table | {"model_fingerprint": Version(repository / "2").fingerprint}
     (repository / "exports" / "exports.json").write_text(json.dumps(changed))  # its files fit, as only the description differs
     (message,) = served.refresh()
-    assert message.startswith("colours, version 2: ") and message.endswith(", int8")
+    assert message.startswith("colours, version 2: ") and message.endswith(", int8, without known")
 
 
 def test_a_file_that_loses_is_refused_by_name_and_not_kept(root, tmp_path, monkeypatch, capsys):

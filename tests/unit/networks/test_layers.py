@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kfp_vision.networks import NETWORKS
-from kfp_vision.networks.layers import FastDepthwiseConv2D, FastGroupedConv2D, FastReLU
+from kfp_vision.networks import NETWORKS, layers
+from kfp_vision.networks.layers import FastDepthwiseConv2D, FastGroupedConv2D, FastReLU, PointwiseConv2D
 
 # Less than one strip of columns, one, two and three; strides below, at and above the kernel; images of odd and even size.
 DEPTHWISE = list(itertools.product([(1, 1), (3, 3), (5, 5), (2, 7)], [1, 2, 3], ["same", "valid"]))
@@ -100,6 +100,20 @@ def test_a_convolution_in_groups_equals_that_of_keras(groups, options):
         layer.build(images.shape)
     ours.set_weights(reference.get_weights())
     assert_close(run(ours, images), run(reference, images), 1e-5)
+
+
+@pytest.mark.parametrize("on_processor", [True, False])
+def test_a_pointwise_convolution_is_a_product_on_a_processor_alone(monkeypatch, on_processor):
+    monkeypatch.setattr(layers, "_computes_on_processor", lambda: on_processor)
+    images = np.random.default_rng(0).normal(size=(2, *SIZE, 6)).astype("float32")
+    fast, stock = (
+        kind(5, kernel_size=1, kernel_initializer="ones", use_bias=False) for kind in (PointwiseConv2D, keras.layers.Conv2D)
+    )
+    for mine, expected in zip(run(fast, images), run(stock, images), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-4)
+    graph = tf.function(lambda batch: fast(batch, training=True)).get_concrete_function(tf.TensorSpec(images.shape)).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert ("MatMul" in kinds, "Conv2D" in kinds) == (on_processor, not on_processor)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])

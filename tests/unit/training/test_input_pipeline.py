@@ -25,6 +25,7 @@ from kfp_vision.training import input_pipeline
 from kfp_vision.training.augmentation import (
     Augmentation,
     NumberedSeeds,
+    augment_on_device,
     draw_augmentation,
     flip_and_distort,
     mix_up,
@@ -158,6 +159,21 @@ def test_training_batches_equal_those_of_tensorflow(numbered):
         distorted = grey + (0.5 + factor) * (mirrored - grey) + (2 * shift - 1) * 32
         # TensorFlow's weights of grey are rounded to four digits.
         assert np.abs(image - tf.clip_by_value(distorted, 0.0, 255.0)).max() <= 0.05
+
+
+def test_a_gpu_computes_the_same_images_from_bytes(numbered):
+    """To within what the rounding to bytes becomes: half a level, times the largest factor of the saturation."""
+    how = Augmentation()
+    settings = {"image_size": SIZE, "batch_size": 12, "seed": 3, "augmentation": how, "first_step": 5}
+    floats, labels = next(input_pipeline.training_batches(numbered, **settings))
+    (pixels, uniform), same_labels = next(input_pipeline.training_batches(numbered, **settings, in_bytes=True))
+    assert pixels.dtype == tf.uint8 and pixels.shape == floats.shape
+    on_device = tf.function(augment_on_device)(pixels, uniform, how)
+    np.testing.assert_allclose(on_device, floats, atol=0.5 * (2 * how.upper_saturation - 1) + FLOATS)
+    np.testing.assert_array_equal(labels, same_labels)
+    for whole, changes, image in zip(pixels.numpy().astype(np.float32), uniform.numpy(), on_device.numpy(), strict=True):
+        flip_and_distort(whole, changes, how)
+        np.testing.assert_allclose(image, whole, atol=FLOATS)
 
 
 def test_memory_of_a_batch_is_used_again_only_once_the_tensor_is_gone():

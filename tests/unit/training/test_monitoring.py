@@ -109,14 +109,14 @@ def training_step(weights: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matmul(weights, weights)
 
 
-def profile_steps(events: Path, steps: int, **options) -> list[Path]:
-    """Runs training steps, and returns the files of the traces."""
+def profile_steps(events: Path, steps: int, *, per_call: int = 1, **options) -> list[Path]:
+    """Runs training steps, so many a call, and returns the files of the traces."""
     weights = tf.random.normal((64, 64))
     with watch(events, train_steps=steps, **options) as monitor:
-        for step in range(options.get("first_step", 0), steps):
+        for step in range(options.get("first_step", 0), steps, per_call):
             monitor.before_step(step)
             weights = training_step(weights / 64)
-            monitor.after_step(step)
+            monitor.after_step(step + per_call - 1)
     return sorted(events.rglob("*.xplane.pb"))
 
 
@@ -126,6 +126,10 @@ def test_profiles_a_few_steps_in_a_small_trace(tmp_path):
     content = trace.read_bytes()
     assert len(content) < TRACE_BYTES
     assert b"MatMul" in content
+
+
+def test_profiles_one_call_of_more_steps_than_asked_for(tmp_path):
+    assert len(profile_steps(tmp_path, 32, per_call=8, profile_steps=3)) == 1
 
 
 def test_profiles_nothing_unless_requested_and_enough_steps_remain(tmp_path):

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -389,6 +390,49 @@ def test_no_loss_of_a_recent_step_is_read_between_rows():
     # The oldest of the steps that are not yet read is the first one that may still be queued.
     assert min(between) == trainer.MAX_QUEUED_STEPS // 2 and max(between) == trainer.MAX_QUEUED_STEPS - 1
     assert {step - age for step, age in ages} == {*called}
+
+
+@pytest.mark.parametrize("xla", ["off", "on"])
+def test_several_steps_a_call_learn_what_single_steps_do(xla):
+    """A cosine schedule, moving averages, momentum, rows and validations that no group of four ends at."""
+    rng = np.random.default_rng(0)
+    batches = [(tf.constant(rng.normal(size=(4, 4)), tf.float32), tf.constant(rng.integers(0, 2, 4))) for _ in range(130)]
+    settings = {"optimizer": "momentum", "train_steps": 130, "learning_rate_schedule": "cosine"}
+    validation = tf.data.Dataset.from_tensors(batches[0])
+    advanced = {"moving_average_decay": 0.9, "validate_every_steps": 50}
+    single, grouped = (head_trainer(advanced | {"xla": compiled}, **settings) for compiled in ("off", xla))
+    grouped.steps_per_call = 4
+    yields = [list(one.run(iter(batches), validation)) for one in (single, grouped)]
+    assert len(yields[0]) == 130 and len(yields[1]) < 70
+    assert grouped.compiled_steps.experimental_get_tracing_count() == 1
+    figures = ("step", "loss", "accuracy", "learning_rate", "validation_loss")
+    histories = [[[row.get(name, 0) for name in figures] for row in one.history] for one in (single, grouped)]
+    np.testing.assert_allclose(*histories, rtol=1e-5)
+    assert [row["step"] for row in grouped.history if "validation_loss" in row] == [50, 100, 130]
+    for mine, theirs in zip(grouped.weights("last"), single.weights("last"), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_divergence_within_a_call_is_named_by_its_own_step():
+    trained, batches = diverging_trainer(13)
+    trained.steps_per_call = 4
+    with pytest.raises(trainer.Diverged, match="got nan at step 13,"):
+        deque(trained.run(batches, None), maxlen=0)
+
+
+def test_the_first_batch_is_not_waited_for_by_a_step():
+    """Reading starts with the training: the time to its first batch is that of the start, not of slow input."""
+
+    delay = 0.2
+
+    def late() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        time.sleep(delay)
+        yield from itertools.repeat(BATCH)
+
+    trained = head_trainer({}, train_steps=60)
+    first = next(row for row in trained.run(late(), None) if row)
+    seconds = 4 / first["images_per_second"]
+    assert first["input_wait"] * seconds < delay
 
 
 def diverging_trainer(bad_step: int) -> tuple[trainer.Trainer, Iterator[tuple[tf.Tensor, tf.Tensor]]]:

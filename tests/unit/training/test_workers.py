@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from support import model_servers, shade_records, sigkill
 
-from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.training import devices, tf_config, trainer
 from kfp_vision.training.checkpointing import CheckpointFolder, TrainingState
@@ -75,6 +74,19 @@ devices.choose_strategy = lambda gpu_count: tf.distribute.MirroredStrategy(["CPU
 sys.exit(cli.main(sys.argv[1:]))
 """
 
+# Stands in for one GPU: the processor, for all that a training does with a GPU but XLA.
+ONE_GPU = """
+import sys
+from kfp_vision import cli
+from kfp_vision.core.frameworks import tf
+from kfp_vision.training import devices
+
+(processor,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+devices.count_gpus, devices.FIRST_GPU = lambda: 1, "CPU:1"
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
@@ -115,6 +127,19 @@ def test_two_devices_learn_the_weights_of_one(folders, single_process, tmp_path)
     changes, single = single_process
     wait_for_all([start_worker(folders, tmp_path, changes, {}, ("-c", TWO_DEVICES))])
     assert_same_weights(tmp_path, single)
+
+
+@pytest.mark.parametrize("single_process", ["googlenet"], indirect=True)
+def test_a_gpu_learns_from_bytes_what_the_processor_learns_from_floats(folders, single_process, tmp_path):
+    """Eight steps in one call, on batches that are copied ahead and coloured on the device."""
+    changes, single = single_process
+    (output,) = wait_for_all(
+        [start_worker(folders, tmp_path, changes, {"XDG_CACHE_HOME": str(tmp_path / "cache")}, ("-c", ONE_GPU))]
+    )
+    assert "trains" in output and "on 1 GPU" in output and "does not compile with XLA" in output
+    histories = [json.loads((folder / "model" / "training.json").read_text()) for folder in (tmp_path, single)]
+    assert histories[0][-1]["step"] == histories[1][-1]["step"] == changes["train_steps"]
+    assert histories[0][-1]["loss"] == pytest.approx(histories[1][-1]["loss"], abs=0.02)
 
 
 GOOGLENET = CHANGES | {"network": "googlenet", "train_steps": 8}  # a narrow network amplifies rounding with each step
@@ -233,23 +258,3 @@ def test_missing_gpus_are_an_error_in_a_pod_and_a_warning_elsewhere(capsys):
         devices.choose_strategy(64, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     devices.choose_strategy(64, {})
     assert "warning: gpu_count=64 and 0 visible: training on the CPU" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("setting", "gpus", "compiles", "says"),
-    [
-        ("auto", 0, False, False),
-        ("auto", 1, True, True),
-        ("auto", 2, False, False),
-        ("on", 0, True, False),  # within seconds on a processor
-        ("on", 2, True, True),
-        ("off", 1, False, False),
-    ],
-)
-def test_the_log_says_that_the_first_step_waits_for_xla_where_it_does(setting, gpus, compiles, says):
-    assert devices.uses_xla(setting, gpus) == compiles
-    line = devices.describe_first_step(setting, gpus)
-    assert bool(line) == says
-    if says:
-        assert "the first step takes" in line
-        assert Advanced.parse(json.loads(line.partition("advanced=")[2].partition(" starts")[0])).xla == "off"
