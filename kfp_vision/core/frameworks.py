@@ -9,7 +9,7 @@ after.
 
 from kfp_vision.core import hidden_imports
 
-__all__ = ["BundleHeaderProto", "convert_variables_to_constants_v2", "keras", "tf"]
+__all__ = ["BundleHeaderProto", "convert_variables_to_constants_v2", "keras", "op_def_registry", "tf"]
 
 NOT_NEEDED = frozenset({"sklearn", "pandas", "matplotlib"})
 
@@ -18,4 +18,5 @@ with hidden_imports.hide(NOT_NEEDED):
     import keras
     import tensorflow as tf
     from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleHeaderProto
+    from tensorflow.python.framework import op_def_registry
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kfp_vision.core.frameworks import convert_variables_to_constants_v2, tf
+from kfp_vision.core.frameworks import convert_variables_to_constants_v2, op_def_registry, tf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,8 +134,6 @@ def _source(reference: str) -> tuple[str, int]:
 
 
 def _definition(node: Any) -> Any:
-    from tensorflow.python.framework import op_def_registry
-
     return op_def_registry.get(node.op)
 
 
