@@ -238,10 +238,11 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def make_sequential(pipeline: GraphComponent) -> GraphComponent:
-    """Copies a pipeline so that loops run one turn at a time and no stage is retried.
+    """Copies a pipeline so that loops run one turn at a time, and no stage is retried.
 
     One turn already uses all cores, and `kfp.local` loses output of turns that print at the same time, even the end of a stage.
-    Retries would keep the person at the screen waiting.
+    Retries would keep the person at the screen waiting. A model is registered after it is published: others can read it only
+    there. `kfp.local` runs stages that do not depend on each other in an order that changes from run to run.
 
     Args:
         pipeline: the pipeline.
@@ -251,6 +252,8 @@ def make_sequential(pipeline: GraphComponent) -> GraphComponent:
     """
     sequential = copy.deepcopy(pipeline)
     for graph in _graphs(sequential.pipeline_spec):
+        if {"publish", "registries"} <= set(graph.tasks):
+            graph.tasks["registries"].dependent_tasks.append("publish")
         for task in graph.tasks.values():
             task.ClearField("retry_policy")
             if task.WhichOneof("iterator"):

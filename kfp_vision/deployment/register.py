@@ -14,10 +14,10 @@ from kfp_vision.core.errors import InputError, redact
 from kfp_vision.deployment import model_card
 from kfp_vision.deployment.deploy import check_same, read_json
 from kfp_vision.reports import results
-from kfp_vision.repository import registries
+from kfp_vision.repository import publish, registries
 from kfp_vision.repository.registration import Registration
 from kfp_vision.repository.version import HISTORY_FILE, Version, exported_version
-from kfp_vision.storage import atomic
+from kfp_vision.storage import atomic, base, uris
 
 CARD_NAME, REPORT_NAME = "model_card.md", "report.html"  # as they are called in a registry
 NOT_PARAMETERS = ("labels", "thresholds", "advanced", "preset", "model_name", "trained_from")
@@ -105,7 +105,7 @@ def _describe(version: Version, judged: Judged, origin: model_card.Origin, scrat
     return Registration(
         name=version.name,
         fingerprint=version.fingerprint,
-        uri=judged.uri,
+        uri=_uri_for_others(version, judged.uri, str(origin.form.get("deploy_to", ""))),
         card=(scratch / CARD_NAME).read_text(encoding="utf-8"),
         parameters=_parameters(version.about),
         figures=model_card.figures(evaluation),
@@ -115,6 +115,17 @@ def _describe(version: Version, judged: Judged, origin: model_card.Origin, scrat
         run_name=origin.run_name,
         run_id=origin.run_id,
     )
+
+
+def _uri_for_others(version: Version, uri: str, deploy_to: str) -> str:
+    """Returns where others read a model: its artifact, or, if only this machine has that, its copy in a bucket."""
+    repository = uris.from_field(deploy_to)
+    if uris.scheme_of(uri) not in ("", "file") or uris.scheme_of(repository) not in base.BUCKETS:
+        return uri
+    for published in reversed(publish.repository_at(repository).versions()):
+        if published.is_copy_of(version):
+            return uris.join_uri(repository, str(published.number))
+    return uri
 
 
 def _parameters(about: Mapping[str, Any]) -> dict[str, str]:

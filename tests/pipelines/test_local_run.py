@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from kfp.local.graph_utils import topological_sort_tasks
 from support import local_outputs, run_component, sample_images
 
 from kfp_vision import components
+from kfp_vision.cli.run import make_sequential
+from kfp_vision.pipelines import PIPELINES
 from kfp_vision.repository import papers
 from kfp_vision.repository.version import exported_version, versions
 from kfp_vision.serving import server
@@ -84,6 +87,17 @@ def run(tmp_path_factory) -> Run:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     return Run(images, root / "out", lines, done.stderr, json.loads(lines[-1]))
+
+
+@pytest.mark.parametrize(
+    "name", ["image_classification", "image_classification_partitioned", "train_only", "hyperparameter_sweep"]
+)
+def test_a_model_is_registered_after_it_is_published(name):
+    components = make_sequential(PIPELINES[name]).pipeline_spec.components.values()
+    (graph,) = [one.dag for one in components if "registries" in one.dag.tasks]
+    order = topological_sort_tasks(graph.tasks)  # popped from its end
+    assert "publish" in graph.tasks["registries"].dependent_tasks
+    assert order.index("publish") > order.index("registries")
 
 
 def test_prints_each_stage_in_order_with_its_duration(run):

@@ -19,7 +19,7 @@ from kfp_vision.deployment.model_card import Origin
 from kfp_vision.networks import NETWORKS, pretrained
 from kfp_vision.repository import bucket_repository, kubeflow_registry, mlflow_registry, publish, registries
 from kfp_vision.repository.registration import Registration
-from kfp_vision.repository.version import Version, check_model_uri, fetch_version, versions
+from kfp_vision.repository.version import Version, check_model_uri, exported_version, fetch_version, versions
 
 pytestmark = pytest.mark.slow
 
@@ -184,6 +184,19 @@ def test_a_local_folder_is_not_registered_in_mlflow_and_leaves_no_run(mlflow, tm
     assert done["error"].startswith("a model must be in a bucket to be registered in MLflow; got ")
     with pytest.raises(requests.HTTPError):
         asked(mlflow, "mlflow/experiments/get-by-name", experiment_name="orchids")
+
+
+def test_a_model_of_a_laptop_is_registered_where_it_was_deployed(mlflow, place, tmp_path):
+    name = f"irises-{place.scheme}"
+    judged = replace(write_run(tmp_path, name), uri=str(tmp_path / "model"))
+    repository = f"{place.bucket({'other': b''})}/models"
+    former = exported_model.version(tmp_path / "former" / "1", name=name, weights=b"former")
+    for model in (former, exported_version(judged.model)):
+        publish.publish(model, repository)
+    origin = replace(ORIGIN, form={"deploy_to": f" {repository}/\n"})
+    register.register_model(judged, f"mlflow+{mlflow}", origin, tmp_path / "registered")
+    found = asked(mlflow, "mlflow/model-versions/get", name=name, version="1")["model_version"]
+    assert found["source"] == f"{repository}/2"
 
 
 def test_a_rejected_model_is_not_registered(kubeflow, tmp_path):
