@@ -54,6 +54,9 @@ LEVEL_PATTERN = re.compile("[1-9][0-9]?")
 LEAVE_OUT, TRAIN_ONLY = "leave_out", "train"  # values of rare_classes
 REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123
+# Labels that Kueue reads, of jobs and of pods: https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations
+QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
+MAX_LABEL_VALUE = 63  # characters
 ADVANCED_CHOICES = {
     "conflicting_labels": ("leave_out", "keep"),
     "rare_classes": (LEAVE_OUT, TRAIN_ONLY),
