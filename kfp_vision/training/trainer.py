@@ -15,6 +15,7 @@ from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
 from kfp_vision.training import devices, monitoring, schedules
 from kfp_vision.training.checkpointing import TrainingState
+from kfp_vision.training.divergence import RULE, Diverged
 from kfp_vision.training.objectives import Objective, OneLabel
 from kfp_vision.training.optimizers import make_optimizer
 from kfp_vision.training.padding import of_one_size
@@ -77,6 +78,9 @@ class Trainer:
         wants_to_stop: returns whether this worker wishes to end, on SIGTERM for example. The wishes of all workers ride in the
             sums of each step, so that all end after the same one.
         stopped: whether a worker's wish has ended the training.
+        is_behind: returns whether the training is to end because others are better, given its history; asked at the start and
+            after each validation, by all workers.
+        outdone: whether the training has ended because others are better.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class Trainer:
         self.step, self.history, self.ended_early = 0, list[HistoryRow](), False
         self.wants_to_stop: Callable[[], bool] = lambda: False
         self.stopped = False
+        self.is_behind: Callable[[list[HistoryRow]], bool] = lambda history: False
+        self.outdone = False
         self.run_name = monitoring.run_name(recipe.model_name)
         self._unread_sums = deque[tuple[int, tf.Tensor, tf.Tensor]]()  # step, loss, and how many devices wish to stop
         self._best: Weights = []
@@ -126,8 +132,9 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite.
         """
+        self.outdone = self.is_behind(self.history)
         interval = _Interval()
-        while self.step < self.recipe.train_steps and not (self.ended_early or self.stopped):
+        while self.step < self.recipe.train_steps and not (self.ended_early or self.stopped or self.outdone):
             self._take_step(batches, interval)
             if not self._row_is_due():
                 yield None
@@ -138,8 +145,15 @@ class Trainer:
                 row |= self.validate(validation)
                 self._track_best(row)
             self.history.append(row)
+            if "validation_loss" in row:
+                self.outdone = self.is_behind(self.history)
             yield row
             interval = _Interval()
+
+    @property
+    def validate_every(self) -> int:
+        """Returns the number of steps between two validations."""
+        return self.recipe.advanced.validate_every_steps or math.ceil(self.recipe.train_steps / VALIDATIONS_PER_TRAINING)
 
     def validate(self, batches: Iterable[Any]) -> HistoryRow:
         """Computes loss and figure over all batches, with the moving averages of the weights if there are any.
@@ -271,9 +285,7 @@ class Trainer:
         return self.step % every == 0 or self._validation_is_due()
 
     def _validation_is_due(self) -> bool:
-        steps = self.recipe.train_steps
-        every = self.recipe.advanced.validate_every_steps or math.ceil(steps / VALIDATIONS_PER_TRAINING)
-        return self.step % every == 0 or self.step == steps
+        return self.step % self.validate_every == 0 or self.step == self.recipe.train_steps
 
     def _step(
         self, images: Any, labels: Any, learning_rate: tf.Tensor, wish: tf.Tensor | float = 0.0
@@ -366,7 +378,7 @@ class Trainer:
             if not math.isfinite(loss := float(tensor)):
                 rate = self.learning_rate_at(step - 1)
                 remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
-                raise Diverged("the loss must be finite", f"{loss} at step {step}, at rate {rate:g}", remedy)
+                raise Diverged(RULE, f"{loss} at step {step}, at rate {rate:g}", remedy)
             self.stopped = self.stopped or float(wishes) > 0
             self._unread_sums.popleft()
 
@@ -397,10 +409,6 @@ class _Interval:
             "images_per_second": len(self._losses) * batch_size / seconds,
             "input_wait": self._waited / seconds,
         }
-
-
-class Diverged(InputError):
-    """The loss of a training is not finite."""
 
 
 def freeze_layers(model: Any, layers_to_freeze: str) -> int:
