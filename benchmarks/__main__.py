@@ -20,6 +20,7 @@ NAMES = (
     "train",
     "slow_disk",
     "workers",
+    "sweep",
     "learn",
     "serve",
     "engines",

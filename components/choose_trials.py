@@ -15,7 +15,7 @@ def choose_trials(
         batch_sizes: images per step to try.
         learning_rates: initial learning rates to try; random trials draw between the smallest and the largest.
         trials: number of random trials; 0 for every combination.
-        advanced: advanced settings; uses seed.
+        advanced: advanced settings; uses seed and trial_reduction_factor.
 
     Returns:
         The trials, each a text with number, network, optimizer, batch_size and learning_rate as JSON, because KFP passes every
@@ -25,4 +25,4 @@ def choose_trials(
     from kfp_vision.core.advanced import Advanced
     from kfp_vision.training import sweep
 
-    return sweep.choose_trials(fields, Advanced.parse(advanced).seed)
+    return sweep.choose_trials(fields, Advanced.parse(advanced))

@@ -13,16 +13,18 @@ def compare_trials(
 ) -> None:
     """Finds the trial with the best validation accuracy, or where images have several labels, mean average precision.
 
+    A trial that ended early is chosen only if no other one succeeded.
+
     Args:
         models: models from train_trial.
 
     Returns:
         model: Model folder of the best trial.
         trials: Table of all trials: number, hyperparameters, accuracy or mean average precision, loss, seconds, and the reason
-            if one failed.
+            if one ended early or failed.
         page: The same as a report, with a parallel-coordinates chart of the trials.
-        metrics: Number of trials, number of failed ones, and the best trial's number and accuracy or mean
-            average precision.
+        metrics: Number of trials, of those that ended early and of failed ones, and the best trial's number and accuracy or
+            mean average precision.
     """
     from pathlib import Path
 

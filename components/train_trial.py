@@ -31,6 +31,8 @@ def train_trial(
 ) -> None:
     """Trains a network with the hyperparameters of one trial and evaluates it on the validation images.
 
+    With trial_reduction_factor of advanced, a trial that is behind the others ends early.
+
     Args:
         train_records: training images.
         validation_records: validation images, by which the best trial is chosen.
@@ -46,7 +48,7 @@ def train_trial(
         advanced: advanced settings such as momentum, weight_decay and label_smoothing; see docs/reference/advanced.md.
         log_uri: local or bucket folder to copy TensorBoard events to during the training; empty for none.
         checkpoint_dir: local or bucket folder for checkpoints, with a subfolder per trial, from which interrupted trials
-            resume; empty for none.
+            resume, and the figures by which they are compared; empty for none.
         gpu_type: resource name that gpu_count counts; like gpus, node_selector and tolerations, only KFP reads it.
         gpu_count: number of GPUs per worker.
         workers: machines that train together; above 1, this stage starts a job of them, and waits for it.

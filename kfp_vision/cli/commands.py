@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
-from kfp_vision.core.advanced import SERVING_ENGINES
+from kfp_vision.core.advanced import MAX_LABEL_VALUE, OBJECT_NAME, SERVING_ENGINES
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import MAX_NEAREST, ONE, SEVERAL, suggest_name
 from kfp_vision.networks import IMAGENET
@@ -266,6 +266,8 @@ def _define_compile(command: argparse.ArgumentParser) -> None:
     command.add_argument("--check", action="store_true", help="write nothing; fail if a file is outdated")
     command.add_argument("--output", type=_folder, metavar="DIR", help="root of the files (default: the project)")
     command.add_argument("--registry", default="", metavar="HOST/PATH", help="registry of the container images")
+    command.add_argument("--queue", default="", type=_object_name, metavar="NAME", help="queue of Kueue for pods that train")
+    command.add_argument("--priority", default="", type=_object_name, metavar="NAME", help="their priority class in the queue")
     command.set_defaults(command=compile_pipelines)
 
 
@@ -672,8 +674,11 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     """
     from kfp_vision.pipelines import compiling, reference
 
+    if options.priority and not options.queue:
+        raise UsageError(FieldError("--priority must be given with --queue", options.priority, "Give the queue as well."))
+    given = options.output, options.registry, compiling.Queue(options.queue, options.priority)
     if not options.check:
-        files = compiling.compile_all(options.output, options.registry)
+        files = compiling.compile_all(*given)
         pages = [] if options.output else reference.write_pages(build_parser())
         for file in [*files, *pages]:
             print(file)
@@ -682,7 +687,7 @@ def compile_pipelines(options: argparse.Namespace) -> None:
         if options.output and not options.registry and REGISTRY == PLACEHOLDER:
             print(f"warning: they name container images in {REGISTRY}, a placeholder. {PLACEHOLDER_REMEDY}", file=sys.stderr)
         return
-    stale = {"every YAML must match the code": compiling.out_of_date(options.output, options.registry)}
+    stale = {"every YAML must match the code": compiling.out_of_date(*given)}
     if not options.output:
         stale["every table of a page must match the code"] = reference.out_of_date(build_parser())
     for rule, files in stale.items():
@@ -803,6 +808,13 @@ def _folder(text: str) -> Path:
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a folder, or a name for a new one; got {text}")
     return path
+
+
+def _object_name(text: str) -> str:
+    if text and not (OBJECT_NAME.fullmatch(text) and len(text) <= MAX_LABEL_VALUE):
+        rule = f"must be the name of an object: lower-case letters, digits, - and ., {MAX_LABEL_VALUE} at most"
+        raise argparse.ArgumentTypeError(f"{rule}; got {text}")
+    return text
 
 
 def _fail(error: BaseException, code: int, debug: bool) -> int:

@@ -59,6 +59,9 @@ SHARE_PATTERN = re.compile(r"0|1|0?\.\d{1,6}|[01]\.0{1,6}")
 IN_BUCKET = re.compile("(s3|minio|cos|gs)://.")  # as `storage.base.BUCKETS`, which this room is below
 REPLICAS_PATTERN = re.compile(r"\d{1,4}(-\d{1,4})?")
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # RFC 1123
+# Labels that Kueue reads, of jobs and of pods: https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations
+QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
+MAX_LABEL_VALUE = 63  # characters
 ADVANCED_CHOICES = {
     "conflicting_labels": ("leave_out", "keep"),
     "rare_classes": (LEAVE_OUT, TRAIN_ONLY),
@@ -133,6 +136,7 @@ ADVANCED_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
         "be at least 0 and below 1",
     ),
     (("known_share",), lambda value: 0 < value <= 1, "be above 0 and at most 1"),
+    (("trial_reduction_factor",), lambda value: value == 0 or value >= 2, "be 0 or at least 2"),
     (("canary_percent",), lambda value: 0 <= value <= 100, "be between 0 and 100"),
     (("ftrl_learning_rate_power",), lambda value: value <= 0, "not be above 0"),
     (("seed",), lambda value: 0 <= value < 1 << 32, "be a whole number from 0 to 4294967295"),
@@ -183,6 +187,8 @@ class Advanced:
             images with a label and those without it.
         validate_every_steps: steps between two validations; 0 for five validations per training.
         early_stopping_patience: validations without improvement after which training stops; 0 for never.
+        trial_reduction_factor: in a sweep, trains a trial on only while it is among the best one in so many, 3 for example
+            (successive halving); 0 trains every trial to its end.
         export: weights to export: `best` on validation, or `last`; the others are beside them, as `last.keras` or `best.keras`.
         known_share: share of the validation images that the exported model is to call known, that is like its training images.
         name_unknown: name images that are not known `unknown`, in tables of predictions and on the server's page.
@@ -281,6 +287,7 @@ class Advanced:
     # training loop
     validate_every_steps: int = 0
     early_stopping_patience: int = 0
+    trial_reduction_factor: int = 0
     export: str = "best"
     known_share: float = 0.95
     name_unknown: bool = False

@@ -50,6 +50,7 @@ ADVANCED_NOT_IN_RECIPE = (
     "training_runtime",
     "training_queue",
     "training_priority",
+    "trial_reduction_factor",
     "beat_largest_class",
     "compare_with_deployed",
     "profile_steps",
@@ -173,8 +174,19 @@ def check_sweep(form: Mapping[str, Any]) -> SweepPreflight:
     given, was_checked, form = dict(form), _was_checked(form), rules.read_uris(form)
     advanced = rules.check_sweep_values(form)
     if not was_checked:
+        _check_comparison(form, advanced)
         _check_trials(form, advanced)
     return SweepPreflight(advanced.for_data(), _gpus(form), given)
+
+
+def _check_comparison(form: Mapping[str, Any], advanced: Advanced) -> None:
+    """Checks that the trials of a sweep on a cluster have a bucket through which they are compared."""
+    is_needed = advanced.trial_reduction_factor and kube_config.is_stage()
+    if is_needed and uris.scheme_of(form["checkpoint_dir"]) not in base.BUCKETS:
+        rule = (
+            "checkpoint_dir must be a folder in a bucket for trial_reduction_factor on a cluster, where the trials are compared"
+        )
+        raise InputError(rule, form["checkpoint_dir"], "Set it to s3://bucket/checkpoints/flowers, say.")
 
 
 def _check_trials(form: Mapping[str, Any], advanced: Advanced) -> None:

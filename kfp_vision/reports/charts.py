@@ -310,7 +310,8 @@ def parallel_coordinates(
     """Draws trials in parallel coordinates: one line per trial, across an axis per varied field, to its accuracy.
 
     Args:
-        trials: each with number, the fields, and accuracy; None if it failed, then its line ends before that axis.
+        trials: each with number, the fields, accuracy (None if it failed, then its line ends before that axis), and
+            ended_early, not empty if it ended early.
         fields: names of the fields. Numbers are on a logarithmic axis, names are evenly spaced.
         best: number of the trial to highlight.
         figure_name: what stands for the accuracy.
@@ -330,6 +331,7 @@ def parallel_coordinates(
         failed = trial[figure_name] is None
         line += [] if failed else [heights[trial[figure_name]]]
         look: dict[str, Any] = {"color": SECOND, "linewidth": 2.4} if trial["number"] == best else {"color": FIRST}
+        look = {"color": FIRST, "dashes": (1, 2)} if trial["ended_early"] and trial["number"] != best else look
         look = {"color": MUTED, "dashes": (3, 3)} if failed else look
         look = {"linewidth": 1.1, "marker": "o", "markersize": 3, "clip_on": False, **look}
         axes.plot(range(len(line)), line, **look)
@@ -341,9 +343,11 @@ def parallel_coordinates(
     for number, name in enumerate(varied):
         _label(axes, number, {_format(value): at for value, at in positions[name].items()})
     _label(axes, len(varied), {formatting.percent(value): at for value, at in heights.items()}, to_the_right=True)
-    failures = len(trials) - len(reached)
-    lines = f"One line per trial, {len(trials):,} in total; the thick one is trial {best}, the best."
-    caption = lines + (f" Dashed lines: {formatting.plural(failures, 'failed trial', 'failed trials')}." if failures else "")
+    caption = f"One line per trial, {len(trials):,} in total; the thick one is trial {best}, the best."
+    if ended := sum(trial["ended_early"] != "" for trial in trials):
+        caption += f" Dotted lines: {formatting.plural(ended, 'trial that ended early', 'trials that ended early')}."
+    if failures := len(trials) - len(reached):
+        caption += f" Dashed lines: {formatting.plural(failures, 'failed trial', 'failed trials')}."
     return _chart(figure, "All trials", f"Parallel coordinates. {caption}", caption=caption)
 
 

@@ -221,7 +221,9 @@ def _unused(heading: str, images: Sequence[tuple[str, str, str]]) -> dict[str, o
     }
 
 
-def write_training_page(path: Path, *, network: str, settings: Mapping[str, object], history: charts.History) -> None:
+def write_training_page(
+    path: Path, *, network: str, settings: Mapping[str, object], history: charts.History, ended: str = ""
+) -> None:
     """Writes the page of the training stage: learning curves and settings.
 
     Args:
@@ -232,6 +234,7 @@ def write_training_page(path: Path, *, network: str, settings: Mapping[str, obje
             `validation_loss` and `validation_accuracy`, or with `input_wait`, the share of the time spent waiting for images.
             Of several labels, `micro_f1` and `validation_mean_average_precision` stand for the accuracies. A value that is not
             finite leaves a gap in its curve.
+        ended: when and why a trial of a sweep ended early; empty if it did not.
     """
     curves = charts.choose_curves(history)
     several = curves is charts.SEVERAL_LABELS_CURVES
@@ -250,6 +253,7 @@ def write_training_page(path: Path, *, network: str, settings: Mapping[str, obje
         last_step=history[-1]["step"] if history else None,
         best=max(reached, default=None, key=lambda pair: pair[0]),
         last=reached[-1] if reached else None,
+        ended=ended,
     )
     _publish(path, page)
 
@@ -351,13 +355,14 @@ def write_trials_page(
 
     Args:
         path: the page; an existing one is replaced atomically.
-        trials: each with number, the fields, seconds, accuracy and loss on the validation split, and failed, the reason. A
-            failed trial has None for accuracy and loss.
+        trials: each with number, the fields, seconds, accuracy and loss on the validation split; ended_early, when and why;
+            and failed, the reason. A failed trial has None for accuracy and loss.
         best: number of the best trial.
         fields: names of the swept fields.
         figure: what the trials are compared by, `accuracy` or `mean_average_precision`, under which they have it.
     """
-    ordered = sorted(trials, key=lambda one: (one["failed"] != "", -(one[figure] or 0), one["loss"] or 0, one["number"]))
+    by_figure = sorted(trials, key=lambda one: (-(one[figure] or 0), one["loss"] or 0, one["number"]))
+    ordered = sorted(by_figure, key=lambda one: (one["failed"] != "", one["ended_early"] != ""))
     varied = any(len({trial[name] for trial in trials}) > 1 for name in fields)
     page = render(
         "trials",
@@ -366,6 +371,7 @@ def write_trials_page(
         best=ordered[0],
         figure=figure,
         chart=charts.parallel_coordinates(trials, fields, best, figure) if varied else None,
+        ended=sum(1 for trial in trials if trial["ended_early"]),
         failed=sum(1 for trial in trials if trial["failed"]),
     )
     _publish(path, page)

@@ -161,6 +161,17 @@ def wait_for_workers(spread: tf.distribute.Strategy) -> None:
     Args:
         spread: the distribution strategy.
     """
-    if rank_and_size()[1] > 1:
-        meet = tf.function(lambda: spread.reduce("SUM", spread.run(lambda: tf.constant(1.0)), axis=None), autograph=False)
-        meet()
+    is_any(spread, True)
+
+
+def is_any(spread: tf.distribute.Strategy, own: bool) -> bool:
+    """Tells every worker whether it is so for any of them. All must call it.
+
+    Args:
+        spread: the distribution strategy.
+        own: whether it is so for this worker.
+    """
+    if rank_and_size()[1] == 1:
+        return own
+    count = tf.function(lambda: spread.reduce("SUM", spread.run(lambda: tf.constant(float(own))), axis=None), autograph=False)
+    return float(count()) > 0

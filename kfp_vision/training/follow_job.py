@@ -17,6 +17,7 @@ from kfp_vision.records.records_folder import fingerprint_records
 from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, reading, uris, writing
 from kfp_vision.training import checkpointing, train_job
+from kfp_vision.training.divergence import error_of_worker
 from kfp_vision.training.job_client import JobClient
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.worker import LOST_STATUS, SIGTERM_STATUS, WorkerJob, download, upload
@@ -250,7 +251,7 @@ class JobFollower:
     def _failure(self, last: Mapping[str, Any]) -> InputError:
         first = self._first_failure()
         if first and (line := first.input_error()):
-            return InputError.from_line(line)
+            return error_of_worker(line)
         reason = f"{last.get('reason', '')}: {last.get('message', '')}"
         why = "; ".join(filter(None, (self._cause(), self._client.failed_job_message(self._name) or reason)))
         remedy = f"See kubectl -n {self._client.namespace} logs -l {train_job.JOB_LABELS[self._client.api]}={self._name}."

@@ -32,6 +32,8 @@ class Recipe:
         workers: machines, or processes on this one, that train together.
         log_uri: folder or bucket folder to which TensorBoard events are uploaded; empty for none.
         preset: what the form's field `recipe` set of all this.
+        rungs_uri: folder through which the trials of a sweep are compared, see `successive_halving`; empty for no comparison.
+        trial_number: of the trial in its sweep; 0 outside of one.
         trained_from: fingerprint of the images and fields; written to `model.json`.
         advanced: settings that rarely change.
     """
@@ -51,6 +53,8 @@ class Recipe:
     checkpoint_dir: str = ""
     workers: int = 1
     log_uri: str = ""
+    rungs_uri: str = ""
+    trial_number: int = 0
     trained_from: str = ""
     preset: Preset = field(default_factory=Preset)
     advanced: Advanced = field(default_factory=Advanced)

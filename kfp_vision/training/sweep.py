@@ -5,6 +5,7 @@ the other fields equally often (Bergstra and Bengio, Random search for hyper-par
 """
 
 import csv
+import hashlib
 import json
 import shutil
 import time
@@ -13,36 +14,42 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kfp_vision import __version__
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.records.records_folder import read_records_info
+from kfp_vision.records.records_folder import fingerprint_records, read_records_info
 from kfp_vision.reports import pages, results
 from kfp_vision.storage import atomic, uris
 from kfp_vision.training import workers
-from kfp_vision.training.trial_plan import SWEPT_FIELDS
+from kfp_vision.training.divergence import Diverged
+from kfp_vision.training.successive_halving import Ended, Rungs
+from kfp_vision.training.trial_plan import FINGERPRINT_DIGITS, SWEPT_FIELDS, fingerprint_trials, plan_trials
 
 if TYPE_CHECKING:
     from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.trial_plan import plan_trials
 
 TRIAL_FILE = "trial.json"  # in a trial's model folder: its values and its outcome
 ACCURACY, MEAN_AVERAGE_PRECISION = FIGURES = ("accuracy", "mean_average_precision")  # of images with one label, with several
+SWEEP = "sweep"  # of a trial: fingerprint of the trials that it is compared with
 MIN_PROBABILITY = 1e-7  # lower bound of probabilities in the cross-entropy
 
 
-def choose_trials(fields: Mapping[str, Any], seed: int) -> list[str]:
+def choose_trials(fields: Mapping[str, Any], advanced: Advanced) -> list[str]:
     """Plans the trials of a sweep, and prints a line for each.
 
     Args:
-        fields: see `trials`.
-        seed: seed of the random draws.
+        fields: see `plan_trials`.
+        advanced: says the seed of the random draws, and whether trials are compared while they train.
 
     Returns:
-        Each trial as JSON, for `read_trial`.
+        Each trial as JSON, for `read_trial`. What becomes of trials that are compared depends on the others, so they have a
+        fingerprint of all, `sweep`: KFP's cache then returns a trial only to the sweep that it was part of.
     """
-    chosen = plan_trials(fields, seed)
+    chosen = plan_trials(fields, advanced.seed)
     for trial in chosen:
         print(f"trial {trial['number']}: {describe_trial(trial)}")
-    return [json.dumps(trial) for trial in chosen]
+    others = {SWEEP: fingerprint_trials(chosen)} if advanced.trial_reduction_factor else {}
+    return [json.dumps(trial | others) for trial in chosen]
 
 
 def read_trial(text: str) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def read_trial(text: str) -> dict[str, Any]:
         text: an item of `choose_trials`.
 
     Returns:
-        The trial, see `trials`.
+        The trial, see `plan_trials`; with `sweep` if it has that.
 
     Raises:
         InputError: the text is not a trial.
@@ -60,9 +67,8 @@ def read_trial(text: str) -> dict[str, Any]:
     try:
         given = json.loads(text)
         whole = {"number": int(given["number"]), "batch_size": int(given["batch_size"])}
-        return (
-            {name: given[name] for name in ("network", "optimizer")} | whole | {"learning_rate": float(given["learning_rate"])}
-        )
+        texts = {name: given[name] for name in ("network", "optimizer", SWEEP) if name != SWEEP or SWEEP in given}
+        return texts | whole | {"learning_rate": float(given["learning_rate"])}
     except (ValueError, TypeError, KeyError):
         rule = f"trial must be JSON with number, {', '.join(SWEPT_FIELDS.values())}"
         raise InputError(rule, text, "Take it from the list of choose_trials.") from None
@@ -72,7 +78,7 @@ def describe_trial(trial: Mapping[str, Any]) -> str:
     """Describes a trial in a few words.
 
     Args:
-        trial: see `trials`.
+        trial: see `plan_trials`.
     """
     return f"{trial['network']}, {trial['optimizer']} at {trial['learning_rate']:g}, batches of {trial['batch_size']:g}"
 
@@ -90,10 +96,11 @@ def train_trial(
 ) -> dict[str, Any]:
     """Trains with the values of a trial, and measures the exported model on all validation images.
 
-    A trial whose loss diverges is recorded as failed, and raises nothing.
+    A trial whose loss diverges is recorded as failed, and raises nothing. With `trial_reduction_factor`, one that is behind
+    the others ends early, and is measured as it is.
 
     Args:
-        trial: see `trials`.
+        trial: see `plan_trials`.
         recipe: the other fields. Each trial saves its checkpoints to a folder of its own below `checkpoint_dir`.
         train_records: folder of records.
         validation_records: folder of records.
@@ -104,32 +111,44 @@ def train_trial(
 
     Returns:
         The content of `trial.json`: the trial, `seconds`, `accuracy` and `loss` (mean cross-entropy) on the validation images,
-        and `failed`, the reason, or empty. Of several labels, `mean_average_precision` stands for the accuracy, and the loss is
-        the binary cross-entropy, summed over the labels.
+        `ended_early`, when and why, or empty; `failed`, the reason, or empty; and if trials are compared, `rungs`, what was
+        (see `Rungs.read_record`). Of several labels, `mean_average_precision` stands for the accuracy, and the loss is the
+        binary cross-entropy, summed over the labels.
 
     Raises:
         InputError: see `workers.train`, except that the loss may diverge.
     """
-    from kfp_vision.training import trainer
-
     print(f"trial {trial['number']}: {describe_trial(trial)}", flush=True)
     recipe = replace(recipe, **{name: trial[name] for name in SWEPT_FIELDS.values()})
+    rungs = _rungs(trial, recipe, train_records, validation_records, model)
+    if rungs:
+        recipe = replace(recipe, rungs_uri=rungs.uri, trial_number=trial["number"])
     if recipe.checkpoint_dir:
         recipe = replace(recipe, checkpoint_dir=uris.join_uri(recipe.checkpoint_dir, f"trial-{trial['number']}"))
     start = time.monotonic()
     with atomic.replacing(model) as beside, atomic.temporary_folder() as scratch:
         outputs = {"model": beside, "events": scratch / "events", "page": page}
         try:
-            workers.train(recipe, train_records, validation_records, label_map, **outputs, nodes=nodes)
-            outcome = {**_validate(beside, validation_records), "failed": ""}
-        except trainer.Diverged as error:
+            reached = workers.train(recipe, train_records, validation_records, label_map, **outputs, nodes=nodes)
+            ended = Ended.from_metrics(reached)
+            outcome = {
+                **_validate(beside, validation_records),
+                "ended_early": ended.describe(recipe.train_steps) if ended else "",
+                "failed": "",
+            }
+        except Diverged as error:
             print(f"the trial failed: {error}", flush=True)
             several = read_records_info(validation_records).several
             figure = MEAN_AVERAGE_PRECISION if several else ACCURACY
-            outcome = {figure: None, "loss": None, "failed": str(error).removeprefix(InputError.PREFIX)}
+            reason = str(error).removeprefix(InputError.PREFIX)
+            outcome = {figure: None, "loss": None, "ended_early": "", "failed": reason}
+            if rungs:
+                rungs.withdraw()
             beside.mkdir()
             settings = {name: trial[name] for name in SWEPT_FIELDS.values()} | {"failed": outcome["failed"]}
             pages.write_training_page(page, network=trial["network"], settings=settings, history=[])
+        if rungs:
+            outcome["rungs"] = rungs.read_record()
         result = {**trial, "seconds": round(time.monotonic() - start, 1), **outcome}
         atomic.write_json(beside / TRIAL_FILE, result)
     return result
@@ -138,7 +157,8 @@ def train_trial(
 def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Path) -> dict[str, Any]:
     """Finds the trial with the highest accuracy on the validation images; ties are broken by the lowest loss.
 
-    Of several labels, that with the highest mean average precision.
+    Of several labels, that with the highest mean average precision. A trial that ended early is chosen only if no other one
+    succeeded.
 
     Args:
         models: model folders of `train_trial`, in any order.
@@ -147,7 +167,7 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
         page: page about all trials to write (HTML).
 
     Returns:
-        `trials` and `failed`, their numbers; `best_trial`, the number of the best one, and its `accuracy` or
+        `trials`, `ended_early` and `failed`, their numbers; `best_trial`, the number of the best one, and its `accuracy` or
         `mean_average_precision`.
 
     Raises:
@@ -160,17 +180,38 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
         reasons = "; ".join(f"trial {outcome['number']}: {outcome['failed']}" for outcome in outcomes)
         raise InputError("at least one trial must succeed", reasons, "Try smaller learning_rates, or other optimizers.")
     figure = next(name for name in FIGURES if name in finished[0])
-    best = max(finished, key=lambda outcome: (outcome[figure], -outcome["loss"], -outcome["number"]))
+    to_the_end = [outcome for outcome in finished if not outcome["ended_early"]]
+    best = max(to_the_end or finished, key=lambda outcome: (outcome[figure], -outcome["loss"], -outcome["number"]))
     _write_table(table, outcomes, figure)
     pages.write_trials_page(page, trials=outcomes, best=best["number"], fields=tuple(SWEPT_FIELDS.values()), figure=figure)
     with atomic.replacing(model) as beside:
         shutil.copytree(folders[best["number"]][0], beside)
-    failed = len(outcomes) - len(finished)
-    of_all = f"best of {len(outcomes)} trials{f', of which {failed} failed' if failed else ''}"
+    failed, ended = len(outcomes) - len(finished), len(finished) - len(to_the_end)
+    counts = " and ".join(f"{count} {what}" for count, what in ((ended, "ended early"), (failed, "failed")) if count)
+    of_all = f"best of {len(outcomes)} trials{f', of which {counts}' if counts else ''}"
     results.announce(
         f"{of_all}: trial {best['number']} ({describe_trial(best)}), {figure.replace('_', ' ')} {best[figure]:.4f}"
     )
-    return {"trials": len(outcomes), "failed": failed, "best_trial": best["number"], figure: best[figure]}
+    summary = {"trials": len(outcomes), "ended_early": ended, "failed": failed}
+    return {**summary, "best_trial": best["number"], figure: best[figure]}
+
+
+def _rungs(
+    trial: Mapping[str, Any], recipe: "Recipe", train_records: Path, validation_records: Path, model: Path
+) -> Rungs | None:
+    """Returns where the trial is compared with the others; None if it is not.
+
+    On a cluster that is a folder in `checkpoint_dir`, on one machine maybe in that of the run, which holds the folders of all
+    stages. Its name says all that makes figures comparable, so that a later run with the same fields goes on with them.
+    """
+    factor = recipe.advanced.trial_reduction_factor
+    if not factor:
+        return None
+    same = {name: value for name, value in recipe.to_form().items() if name not in SWEPT_FIELDS.values()}
+    records = [fingerprint_records(folder) for folder in (train_records, validation_records)]
+    text = json.dumps([__version__, trial.get(SWEEP), same, records], sort_keys=True)
+    name = f"rungs-{hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]}"
+    return Rungs(uris.join_uri(recipe.checkpoint_dir or str(model.absolute().parents[1]), name), trial["number"], factor)
 
 
 def _validate(model: Path, validation_records: Path) -> dict[str, float]:
@@ -198,7 +239,7 @@ def _validate(model: Path, validation_records: Path) -> dict[str, float]:
 
 
 def _write_table(path: Path, outcomes: Sequence[Mapping[str, Any]], figure: str) -> None:
-    columns = ("number", *SWEPT_FIELDS.values(), figure, "loss", "seconds", "failed")
+    columns = ("number", *SWEPT_FIELDS.values(), figure, "loss", "seconds", "ended_early", "failed")
     with atomic.replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -37,11 +37,12 @@ from kfp_vision.records.records_folder import (
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, devices, feeds, monitoring, xla
+from kfp_vision.training.divergence import Diverged
 from kfp_vision.training.objectives import Objective, choose_objective
 from kfp_vision.training.recipe import Recipe
+from kfp_vision.training.successive_halving import Ended, Rungs, rung_steps
 from kfp_vision.training.trainer import (
     IMAGE_DIMENSIONS,
-    Diverged,
     HistoryRow,
     Trainer,
     build_network,
@@ -55,6 +56,8 @@ BATCH_NORM_WINDOWS_PER_TRAINING = 10.0  # batch norm's moving averages cover at 
 HEAD_RATE_FACTOR, HEAD_WEIGHT_DECAY = 10.0, 0.01  # of the steps of the classification head alone, before the others
 # In place of the default of `min_crop_area` where images have several labels: a smaller crop leaves out what some of them name.
 SEVERAL_LABELS_MIN_CROP_AREA = 0.8
+OF_SWEEP = ("rungs_uri", "trial_number")  # fields of a recipe that say where a training belongs, and not how to repeat it
+NO_RUNGS = "is not compared with the other trials, since no validation takes place before the last step"
 SIGTERM_EXIT_STATUS = 143  # exit status of a process that ended on SIGTERM
 
 
@@ -126,6 +129,7 @@ def train_classifier(
             _train_head(network, data, recipe, strategy, class_weights, objective)
         if line := _describe_first_step(trainer, tuned=tuned):
             print(line, flush=True)
+        comparison = _TrialComparison(trainer) if recipe.rungs_uri else None
         batches = devices.distribute_batches(strategy, partial(feed.batches, trainer.step))
         if is_chief:
             _run_monitored(trainer, batches, feed.validation, folder, events, choices)
@@ -136,9 +140,11 @@ def train_classifier(
             compared = _fit_novelty(feed, network, data, recipe, len(labels), scores)
     if is_chief:
         settings = {**scores, "precision": precision, **({"crop": crop} if about.several else {})}
-        _write_outputs(model, page, network, trainer, labels, shape, settings, *compared)
+        _write_outputs(
+            model, page, network, trainer, labels, shape, settings, *compared, comparison.line() if comparison else ""
+        )
     devices.wait_for_workers(strategy)
-    return _final_metrics(trainer)
+    return _final_metrics(trainer) | (comparison.metrics() if comparison else {})
 
 
 def _check_records(train_records: Path, validation_records: Path) -> RecordsInfo:
@@ -255,6 +261,38 @@ def _describe_first_step(trainer: Trainer, *, tuned: bool) -> str:
         return ""
     gpus, images = devices.count_gpus(), recipe.train_steps * recipe.batch_size
     return xla.describe_first_step(recipe.advanced.xla, gpus, images, tuned=tuned)
+
+
+class _TrialComparison:
+    """Compares a trial of a sweep with the others, by its first worker, and ends it on all workers if it is behind."""
+
+    def __init__(self, trainer: Trainer):
+        recipe, factor = trainer.recipe, trainer.recipe.advanced.trial_reduction_factor
+        self._trainer = trainer
+        self._ended: Ended | None = None
+        steps = rung_steps(recipe.train_steps, trainer.validate_every, factor)
+        print(f"compares with the other trials after step {', '.join(map(str, steps))}" if steps else NO_RUNGS, flush=True)
+        self._rungs = Rungs(recipe.rungs_uri, recipe.trial_number, factor, steps) if devices.rank_and_size()[0] == 0 else None
+        if self._rungs:
+            self._rungs.begin(trainer.step)
+        trainer.is_behind = self._is_behind
+
+    def _is_behind(self, history: list[HistoryRow]) -> bool:
+        figure = self._trainer.objective.validation_figure
+        if self._rungs:
+            reached = {int(row["step"]): row[figure] for row in history if figure in row}
+            self._ended = self._rungs.compare(self._trainer.step, reached)
+        if self._ended:
+            print(f"ends early {self._ended.describe(self._trainer.recipe.train_steps)}", flush=True)
+        return devices.is_any(self._trainer.strategy, self._ended is not None)
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the figures of `Ended`; empty if the trial has not ended early."""
+        return self._ended.metrics() if self._ended else {}
+
+    def line(self) -> str:
+        """Says when and why the trial has ended early; empty if it has not."""
+        return self._ended.describe(self._trainer.recipe.train_steps) if self._ended else ""
 
 
 def _run_monitored(
@@ -397,16 +435,18 @@ def _write_outputs(
     found: Mapping[str, Any],
     novelty: Novelty | None,
     held_out: HeldOut | None,
+    ended: str,
 ) -> None:
     """Writes the model folder, with what the training has found, and the page of learning curves."""
     recipe = trainer.recipe
     settings = {**asdict(recipe), **shape, **found, "preset": recipe.preset.to_json()}
     if not recipe.advanced.label_separator:
         del settings["advanced"]["label_separator"]  # that of data with several labels only
+    settings = {name: value for name, value in settings.items() if name not in OF_SWEEP}
     with replacing(model) as beside:
         _export(beside, network, trainer, labels, settings | {"kfp_vision": __version__}, shape, novelty, held_out)
     shown = {"recipe": recipe.preset.recipe} | _shown_settings(settings) | recipe.advanced.changed()
-    pages.write_training_page(page, network=recipe.network, settings=shown, history=trainer.history)
+    pages.write_training_page(page, network=recipe.network, settings=shown, history=trainer.history, ended=ended)
 
 
 def _export(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kfp_vision.core.advanced import PRIORITY_LABEL, QUEUE_LABEL
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.training import tf_config
 from kfp_vision.training.recipe import Recipe
@@ -26,7 +27,6 @@ JOB_LABELS = {TRAIN_JOB: "jobset.sigs.k8s.io/jobset-name", TF_JOB: "training.kub
 RANK_LABELS = {TRAIN_JOB: "batch.kubernetes.io/job-completion-index", TF_JOB: "training.kubeflow.org/replica-index"}
 ROLE = {"kfp-vision/role": "worker"}  # label of pods, for network policies
 SPEC_ANNOTATION = "kfp-vision/spec"  # hash of what the stage wants, by which it knows a job as its own
-QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 STORAGE_SECRET = "kfp-vision-storage"
 DEADLINE_SECONDS = 14 * 24 * 3600  # as long as the stage may take; restarts for lost nodes are not counted
 MAX_RESTARTS = 3

@@ -17,6 +17,7 @@ from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
 from kfp_vision.training import devices, monitoring, schedules, xla
 from kfp_vision.training.checkpointing import TrainingState
+from kfp_vision.training.divergence import RULE, Diverged
 from kfp_vision.training.objectives import Objective, OneLabel
 from kfp_vision.training.optimizers import make_optimizer
 from kfp_vision.training.padding import of_one_size
@@ -83,6 +84,9 @@ class Trainer:
             sums of each step, so that all end after the same one.
         stopped: whether a worker's wish has ended the training.
         steps_per_call: how many steps a device is given at a time, see `devices.steps_per_call`.
+        is_behind: returns whether the training is to end because others are better, given its history; asked at the start and
+            after each validation, by all workers.
+        outdone: whether the training has ended because others are better.
     """
 
     def __init__(
@@ -111,6 +115,8 @@ class Trainer:
         self.step, self.history, self.ended_early = 0, list[HistoryRow](), False
         self.wants_to_stop: Callable[[], bool] = lambda: False
         self.stopped = False
+        self.is_behind: Callable[[list[HistoryRow]], bool] = lambda history: False
+        self.outdone = False
         self.run_name = monitoring.run_name(recipe.model_name)
         self._unread_sums = deque[tuple[int, tf.Tensor, tf.Tensor]]()  # step, loss, and how many devices wish to stop
         self._best: Weights = []
@@ -142,10 +148,11 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite.
         """
-        if self.step < self.recipe.train_steps:  # the first batch is waited for by the start, not by a step
+        self.outdone = self.is_behind(self.history)
+        if self.step < self.recipe.train_steps and not self.outdone:  # the start waits for the first batch, not a step
             batches = itertools.chain([next(batches)], batches)
         interval = _Interval()
-        while self.step < self.recipe.train_steps and not (self.ended_early or self.stopped):
+        while self.step < self.recipe.train_steps and not (self.ended_early or self.stopped or self.outdone):
             self._take_steps(batches, interval)
             if not self._row_is_due():
                 yield None
@@ -156,8 +163,15 @@ class Trainer:
                 row |= self.validate(validation)
                 self._track_best(row)
             self.history.append(row)
+            if "validation_loss" in row:
+                self.outdone = self.is_behind(self.history)
             yield row
             interval = _Interval()
+
+    @property
+    def validate_every(self) -> int:
+        """Returns the number of steps between two validations."""
+        return self.recipe.advanced.validate_every_steps or math.ceil(self.recipe.train_steps / VALIDATIONS_PER_TRAINING)
 
     def validate(self, batches: Iterable[Any]) -> HistoryRow:
         """Computes loss and figure over all batches, with the moving averages of the weights if there are any.
@@ -300,20 +314,17 @@ class Trainer:
 
     def _steps_to_row(self) -> int:
         """Returns in how many steps the next row of history is due, or the last step."""
-        due = (every - self.step % every for every in (self._steps_per_row(), self._steps_per_validation()))
+        due = (every - self.step % every for every in (self._steps_per_row(), self.validate_every))
         return min(*due, self.recipe.train_steps - self.step)
 
     def _row_is_due(self) -> bool:
         return self.step % self._steps_per_row() == 0 or self._validation_is_due()
 
     def _validation_is_due(self) -> bool:
-        return self.step % self._steps_per_validation() == 0 or self.step == self.recipe.train_steps
+        return self.step % self.validate_every == 0 or self.step == self.recipe.train_steps
 
     def _steps_per_row(self) -> int:
         return math.ceil(self.recipe.train_steps / HISTORY_ROWS)
-
-    def _steps_per_validation(self) -> int:
-        return self.recipe.advanced.validate_every_steps or math.ceil(self.recipe.train_steps / VALIDATIONS_PER_TRAINING)
 
     def _steps(self, batches: list[Any], rates: tf.Tensor, count: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         """Takes the first `count` steps of a group of batches in a loop on the device."""
@@ -424,7 +435,7 @@ class Trainer:
             if not math.isfinite(loss := float(tensor)):
                 rate = self.learning_rate_at(step - 1)
                 remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
-                raise Diverged("the loss must be finite", f"{loss} at step {step}, at rate {rate:g}", remedy)
+                raise Diverged(RULE, f"{loss} at step {step}, at rate {rate:g}", remedy)
             self.stopped = self.stopped or float(wishes) > 0
             self._unread_sums.popleft()
 
@@ -454,10 +465,6 @@ class _Interval:
             "images_per_second": len(self._losses) * batch_size / seconds,
             "input_wait": self.waited / seconds,
         }
-
-
-class Diverged(InputError):
-    """The loss of a training is not finite."""
 
 
 def freeze_layers(model: Any, layers_to_freeze: str) -> int:

@@ -1,6 +1,8 @@
 """The trials of a hyperparameter sweep: which combinations of values are trained."""
 
+import hashlib
 import itertools
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ SWEPT_FIELDS = {
     "batch_sizes": "batch_size",
     "learning_rates": "learning_rate",
 }
+FINGERPRINT_DIGITS = 16
 
 
 def plan_trials(fields: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
@@ -35,6 +38,15 @@ def plan_trials(fields: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
         {"number": number, "network": network, "optimizer": optimizer, "batch_size": int(batch), "learning_rate": float(rate)}
         for number, (network, optimizer, batch, rate) in enumerate(chosen, start=1)
     ]
+
+
+def fingerprint_trials(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a hash of the trials of a sweep.
+
+    Args:
+        trials: from `plan_trials`.
+    """
+    return hashlib.sha256(json.dumps(trials, sort_keys=True).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def _draw(lists: Sequence[Sequence[Any]], count: int, seed: int) -> list[tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from kfp_vision.core import children, hardware, kube_config
 from kfp_vision.core.errors import InputError
 from kfp_vision.storage.atomic import temporary_folder
 from kfp_vision.training import checkpointing, tf_config
+from kfp_vision.training.divergence import error_of_worker
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.worker import INPUT_ERROR_STATUS, LOST_STATUS, SIGTERM_STATUS, WorkerJob
 
@@ -109,7 +110,7 @@ def _run_to_the_end(recipe: Recipe, job: str) -> None:
             raise SystemExit(SIGTERM_STATUS)
         reason = f"worker {failed.rank} of {recipe.workers}: {children.describe_failure(failed.status, list(failed.lines))}"
         if failed.status == INPUT_ERROR_STATUS:
-            raise InputError.from_line(f"{InputError.PREFIX}{reason.partition(': ')[2]}")
+            raise error_of_worker(f"{InputError.PREFIX}{reason.partition(': ')[2]}")
         if restarts < MAX_RESTARTS:
             print(f"{reason}; starts all again, {restarts + 1} of at most {MAX_RESTARTS} times", flush=True)
     rule = f"all workers must stay until the end of the training, or be lost at most {MAX_RESTARTS} times"
@@ -127,11 +128,13 @@ class _Worker:
 
     def show(self) -> None:
         """Keeps the last lines of the output, and prints those of the first worker; its error is for the stage to print."""
-        for line in self.process.stdout or ():
-            if line.strip():
-                self.lines.append(line.rstrip("\n"))
-                if self.rank == 0 and not line.startswith(InputError.PREFIX):
-                    print(line, end="", flush=True)
+        assert self.process.stdout
+        with self.process.stdout as output:
+            for line in output:
+                if line.strip():
+                    self.lines.append(line.rstrip("\n"))
+                    if self.rank == 0 and not line.startswith(InputError.PREFIX):
+                        print(line, end="", flush=True)
 
 
 def _run_once(recipe: Recipe, job: str) -> list[_Worker]:

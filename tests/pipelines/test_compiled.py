@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import json_format
+from kfp import dsl, kubernetes
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
@@ -338,6 +339,45 @@ def test_a_registry_changes_only_the_image_names(registry):
         assert len(images) == len(stage_names(pipeline))
         assert all(image.startswith("registry.example.org:5000/team/kfp-vision") for image in images)
         assert text.replace("registry.example.org:5000/team/", f"{REGISTRY}/") == read_committed(name)
+
+
+QUEUE = compiling.Queue("gpus", "low")
+
+
+def pod_labels(text: str) -> dict[str, dict[str, str]]:
+    """Returns the labels of each stage's pod in a compiled pipeline."""
+    _, document = yaml.safe_load_all(text)
+    executors = document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): executor["podMetadata"]["labels"] for name, executor in executors.items()}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_queue_labels_the_pods_that_train_and_changes_nothing_else(name):
+    text = compiling.compiled(compiling.with_queue(PIPELINES[name], QUEUE))
+    added = {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "low"}
+    before, after = pod_labels(read_committed(name)), pod_labels(text)
+    trains = {"train-classifier", "train-trial"} & before.keys()
+    assert after == before | {stage: before[stage] | added for stage in trains}
+    lines = [line for line in text.splitlines() if "kueue.x-k8s.io/" not in line]
+    assert lines == read_committed(name).splitlines()
+    assert bool(trains) == (name in {*USING_A_GPU})
+
+
+def test_a_queue_reaches_the_kubernetes_objects_too_and_may_be_without_a_priority():
+    trains = PIPELINES["hyperparameter_sweep"]
+    assert compiling.with_queue(trains, compiling.NO_QUEUE) is trains
+    text = compiling.manifest(compiling.with_queue(trains, compiling.Queue("gpus")))
+    assert re.findall(r"kueue\S+ \S+", text) == ["kueue.x-k8s.io/queue-name: gpus"]
+
+
+def test_kfp_takes_no_label_of_a_pod_from_the_form():
+    """Once it does, training_queue of advanced can set this label, and no pipeline need be compiled for a queue."""
+
+    def label_from_form(queue: str = "gpus") -> None:
+        kubernetes.add_pod_label(components.join_index(parts=[]), "kueue.x-k8s.io/queue-name", queue)
+
+    with pytest.raises(TypeError):
+        dsl.pipeline(name="queued")(label_from_form)
 
 
 @pytest.fixture

@@ -138,7 +138,9 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_rejects_an_unknown_benchmark_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    names = "convert, scale, stratification, train, slow_disk, workers, learn, serve, engines, retrieval, search, explain, "
+    names = (
+        "convert, scale, stratification, train, slow_disk, workers, sweep, learn, serve, engines, retrieval, search, explain, "
+    )
     names += "unknown, collect, drift, review, gpu"
     assert done.stderr == f"error: a benchmark must be one of {names}; got sing. Take one of these.\n"
 

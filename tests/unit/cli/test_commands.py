@@ -361,6 +361,36 @@ def test_compile_writes_the_pipelines_for_a_registry(tmp_path):
 
 
 @pytest.mark.slow
+def test_compile_checks_the_pipelines_of_a_queue(tmp_path):
+    queue = ["--output", "mine", "--queue", "gpus", "--priority", "low"]
+    assert run_command(["compile", *queue], tmp_path).code == DONE
+    text = (tmp_path / "mine" / "pipelines" / "hyperparameter_sweep.yaml").read_text()
+    assert "kueue.x-k8s.io/queue-name: gpus\n" in text and "kueue.x-k8s.io/priority-class: low\n" in text
+    assert run_command(["compile", "--check", *queue], tmp_path).code == DONE
+    assert run_command(["compile", "--check", *queue[:-2]], tmp_path).code == FAILED
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--priority", "low"], "error: --priority must be given with --queue; got low. Give the queue as well.\n"),
+        (
+            ["--queue", "My_Queue"],
+            "error: argument --queue: must be the name of an object: lower-case letters, digits, - and ., 63",
+        ),
+        (
+            ["--queue", "q" * 64],
+            "error: argument --queue: must be the name of an object: lower-case letters, digits, - and ., 63",
+        ),
+    ],
+)
+def test_compile_rejects_what_kueue_would_not_take(tmp_path, options, line):
+    results = run_command(["compile", "--output", "mine", *options], tmp_path)
+    assert results.code == WRONG_USE and results.stderr.startswith(line)
+    assert results.made() == []
+
+
+@pytest.mark.slow
 def test_compile_warns_of_images_that_no_cluster_can_pull(tmp_path):
     results = run_command(["compile", "--output", "mine"], tmp_path)
     assert results.code == DONE

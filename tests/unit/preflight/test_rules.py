@@ -545,3 +545,25 @@ def test_the_number_of_workers_is_not_part_of_the_recipe_and_the_stage_that_wait
     alone, together = (checks.check_run(parsed | {"workers": workers}) for workers in (1.0, 2.0))
     assert (alone.gpus, together.gpus) == ("2", "0")
     assert alone.recipe == together.recipe
+
+
+def test_trials_are_compared_through_a_bucket_on_a_cluster_and_anywhere_else_on_one_machine(monkeypatch):
+    form, compared = {"checkpoint_dir": ""}, advanced.Advanced.parse({"trial_reduction_factor": 3})
+    checks._check_comparison(form, compared)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KFP_POD_NAME", "check-sweep")
+    checks._check_comparison(form, advanced.Advanced())
+    checks._check_comparison({"checkpoint_dir": "s3://bucket/checkpoints"}, compared)
+    with pytest.raises(InputError) as refusal:
+        checks._check_comparison(form, compared)
+    line = "error: checkpoint_dir must be a folder in a bucket for trial_reduction_factor on a cluster, where the trials are"
+    assert error_line(refusal).startswith(line)
+
+
+@pytest.mark.parametrize("value", [1, -3])
+def test_a_factor_that_ends_no_trial_is_rejected(value):
+    with pytest.raises(InputError) as refusal:
+        advanced.Advanced.parse({"trial_reduction_factor": value})
+    assert error_line(refusal) == (
+        f"error: trial_reduction_factor of advanced must be 0 or at least 2; got {value}. Set it to 0, say."
+    )

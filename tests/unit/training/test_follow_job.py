@@ -9,7 +9,7 @@ from support.training_cluster import TrainingCluster, completes, ends, fails, re
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.training import train_job
+from kfp_vision.training import divergence, train_job
 from kfp_vision.training.follow_job import JobFollower, _start_or_find
 from kfp_vision.training.job_client import JobClient
 
@@ -116,6 +116,18 @@ def test_a_later_try_of_a_stage_has_the_same_key_and_the_job_goes_with_the_run(c
     assert first.owner == {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run-1", "uid": "w"}
 
 
+def test_each_trial_of_a_sweep_has_a_job_of_its_own_which_its_later_tries_find(cluster):
+    def key(iteration: int, attempt: int) -> str:
+        # Argo names the turns of KFP's loop, a WithSequence, by place and item.
+        turn = f"run-1.root.run.trials.trials-iterations({iteration}:{iteration}).iteration-item.train-trial"
+        cluster.stage["metadata"]["annotations"]["workflows.argoproj.io/node-name"] = f"{turn}.executor({attempt})"
+        return JobClient("trainjob").stage().key
+
+    keys = [[key(iteration, attempt) for attempt in range(2)] for iteration in range(12)]
+    assert all(first == later for first, later in keys)
+    assert len({train_job.job_name("flowers", first, 1, 2) for first, _ in keys}) == 12
+
+
 def test_follows_a_job_to_its_end_with_the_log_of_the_first_worker(cluster, capsys):
     log = says("trains googlenet", "step 1/2  loss 0.5", "error: held back, since the stage says it")
     assert follow(cluster, starts, runs, log, waits, completes)
@@ -181,6 +193,16 @@ def test_an_error_of_the_form_that_only_workers_see_is_the_error_of_the_stage(cl
     failed = ends("Failed", "FailJobSetFailurePolicyAction", "applying FailJobSet failure policy action")
     with pytest.raises(InputError) as refusal:
         follow(cluster, starts, runs, fails(0, 3, message=f"noise\n{line}"), failed)
+    assert error_line(refusal) == line
+
+
+def test_a_loss_that_diverges_in_a_worker_is_told_from_other_errors(cluster):
+    line = (
+        "error: the loss must be finite; got nan at step 3, at rate 1. Try a learning_rate of 0.1, or warmup_steps in advanced."
+    )
+    failed = ends("Failed", "FailJobSetFailurePolicyAction", "applying FailJobSet failure policy action")
+    with pytest.raises(divergence.Diverged) as refusal:
+        follow(cluster, starts, runs, fails(0, 3, message=line), failed)
     assert error_line(refusal) == line
 
 

@@ -34,7 +34,7 @@ from kfp_vision.prediction.held_out import HELD_OUT_FILE, load_held_out
 from kfp_vision.records import tf_dataset
 from kfp_vision.records.records_folder import read_examples
 from kfp_vision.repository.version import exported_version
-from kfp_vision.training import input_pipeline, monitoring, trainer
+from kfp_vision.training import divergence, input_pipeline, monitoring, trainer
 from kfp_vision.training.augmentation import Augmentation
 from kfp_vision.training.features import compute_features, training_batches
 from kfp_vision.training.objectives import OneLabel
@@ -361,6 +361,31 @@ def test_early_stopping_keeps_the_best_weights():
     assert not np.allclose(overfitting.weights("last")[0], overfitting.weights("best")[0])
 
 
+def test_a_training_that_others_have_outdone_ends_after_a_validation_and_may_go_on_later():
+    fields, batches = {"train_steps": 10, "learning_rate_schedule": "fixed"}, tf.data.Dataset.from_tensors(BATCH)
+    asked = list[int]()
+
+    def is_behind(history):
+        asked.append(len(history) and history[-1]["step"])
+        return asked[-1] == 4
+
+    outdone, alone = head_trainer({}, **fields), head_trainer({}, **fields)
+    outdone.is_behind = is_behind
+    deque(outdone.run(itertools.repeat(BATCH), batches), maxlen=0)
+    assert (outdone.outdone, outdone.step, asked) == (True, 4, [0, 2, 4])  # at the start, and after each validation
+    state = outdone.state()
+    again = head_trainer({}, **fields)
+    again.restore(state)
+    again.is_behind = is_behind
+    assert list(again.run(itertools.repeat(BATCH), batches)) == []  # it is where it ended
+    resumed = head_trainer({}, **fields)
+    resumed.restore(state)  # what the others have reached is not part of the state
+    for trained in (resumed, alone):
+        deque(trained.run(itertools.repeat(BATCH), batches), maxlen=0)
+    assert (resumed.outdone, resumed.step) == (False, 10)
+    np.testing.assert_array_equal(resumed.model.layers[-1].kernel, alone.model.layers[-1].kernel)
+
+
 class NotedLoss:
     """A loss that notes how many steps were called after its own when it is read."""
 
@@ -445,11 +470,11 @@ def diverging_trainer(bad_step: int) -> tuple[trainer.Trainer, Iterator[tuple[tf
 def test_a_divergence_is_found_at_the_next_row_and_named_by_its_own_step():
     trained, batches = diverging_trainer(13)
     at_rate = re.escape(f"got nan at step 13, at rate {trained.learning_rate_at(12):g}.")
-    with pytest.raises(trainer.Diverged, match=at_rate):
+    with pytest.raises(divergence.Diverged, match=at_rate):
         deque(trained.run(batches, None), maxlen=0)
     assert trained.step <= 20
     assert [row["step"] for row in trained.history] == [10]
-    with pytest.raises(trainer.Diverged, match=at_rate):  # no matter how often it is asked for
+    with pytest.raises(divergence.Diverged, match=at_rate):  # no matter how often it is asked for
         trained.state()
 
 
@@ -460,7 +485,7 @@ def test_no_state_is_returned_after_a_divergence_that_was_not_yet_found():
         next(steps)
     assert trained.state().step == 12
     next(steps)
-    with pytest.raises(trainer.Diverged, match="got nan at step 13,"):
+    with pytest.raises(divergence.Diverged, match="got nan at step 13,"):
         trained.state()
 
 
