@@ -149,8 +149,9 @@ def _densities(embeddings: npt.NDArray[np.float32], memberships: Floats) -> Floa
     weights = shared / np.maximum(shared.sum(1, keepdims=True), 1)
     share = memberships[:, 0].mean()
     deviations = np.sqrt((weights**2).sum(1) * share * (1 - share))
-    densities: Floats = (weights @ memberships - share) / np.maximum(deviations, 1e-12)[:, None]
-    return densities * (shared.sum(1) > 0)[:, None]
+    above = (weights @ memberships - share) * (deviations > 0)[:, None]  # an image that shares no neighbour has no density
+    densities: Floats = above / np.maximum(deviations, 1e-12)[:, None]
+    return densities
 
 
 def _principal(rows: Floats) -> Floats:
