@@ -1,13 +1,15 @@
 """Measures what the check for drift finds: draws of photographs without a drift, and blurred, darkened and of a new class.
 
-The photographs are embedded once by GoogLeNet with Caffe's weights, or the network that BENCH_NETWORK names. Their classes are
-what a linear head says that was taught on a third of them; of the others, one half is the reference, and the images in use are
-drawn from the other half.
+The photographs are embedded once by GoogLeNet with Caffe's weights, or the network that BENCH_NETWORK names. A third of them
+teaches a linear head, which names classes, and what tells known images; of the others, one half is the reference, and the
+images in use are drawn from the other half. A photograph that exists twice is left out.
 """
 
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,17 +21,23 @@ from benchmarks.measure import Figure, report
 from kfp_vision.collection.drift import LEVEL
 from kfp_vision.collection.two_samples import compare_samples
 from kfp_vision.core import hardware
+from kfp_vision.core.advanced import Advanced
 from kfp_vision.dataset.images import MAX_PIXELS
 from kfp_vision.engines import cropping
 from kfp_vision.networks import NETWORKS, pretrained, split_head
+from kfp_vision.prediction.novelty import Novelty, fit_novelty
 from kfp_vision.training import trainer
 
 BATCH = 64
 FALSE_DRAWS, FALSE_LIMIT = 100, 5  # draws without a drift, and how many of them may be called drifted
 DRAWS = 20  # of each drift and number of images
-COUNTS = (25, 50, 75, 100, 150, 200)  # images in use
+COUNTS = (50, 75, 100, 150, 200)  # images in use
 FOUND_SHARE = 0.9  # of the draws, from which on so many images suffice
-NEW_SHARE = 0.1  # of the images in use, of a class that neither the reference nor the head has seen
+NEW_SHARES = {
+    "in_ten": 1 / 10,
+    "in_five": 1 / 5,
+    "in_three": 1 / 3,
+}  # of the images in use, of a class that is new to the model
 BLUR, BRIGHTNESS = 2.0, 0.5  # radius in pixels of an image of 256; of the darkened images
 ENOUGH = "the limit"
 
@@ -46,11 +54,12 @@ class Embedded(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """A reference, the images that may come in use, and a linear head; positions of photographs."""
+    """A reference and the images that may come in use, positions of photographs, a linear head, and what tells known images."""
 
     reference: npt.NDArray[np.int64]
     others: npt.NDArray[np.int64]
     head: Floats
+    novelty: Novelty
 
 
 def run() -> list[Figure]:
@@ -69,8 +78,9 @@ def run() -> list[Figure]:
     drifts: dict[str, Callable[[int], bool]] = {
         "blurred": lambda count: is_found(images, images.blurred, draw(images, generator), count, generator),
         "darkened": lambda count: is_found(images, images.darkened, draw(images, generator), count, generator),
-        "new_class": lambda count: finds_new_class(images, count, generator),
     }
+    for name, share in NEW_SHARES.items():
+        drifts[f"new_{name}"] = partial(finds_new_class, images, share=share, generator=generator)
     for kind, finds in drifts.items():
         shares = {count: sum(finds(count) for _ in range(DRAWS)) / DRAWS for count in COUNTS}
         enough = next((count for count in COUNTS if shares[count] >= FOUND_SHARE), 0)
@@ -106,6 +116,8 @@ def embed(name: str, weights: str) -> Embedded:
         return np.concatenate(parts).astype(np.float16).astype(np.float32)  # as they are collected
 
     named = dict(photographs.read_images())
+    copies = Counter(named.values())
+    named = {key: encoded for key, encoded in named.items() if copies[encoded] == 1}
     classes = sorted({key.partition("/")[0] for key in named})
     labels = np.array([classes.index(key.partition("/")[0]) for key in named])
     blurred = compute(list(named.values()), lambda image: image.filter(ImageFilter.GaussianBlur(BLUR * image.height / 256)))
@@ -114,15 +126,15 @@ def embed(name: str, weights: str) -> Embedded:
 
 
 def draw(images: Embedded, generator: np.random.Generator, left_out: int = -1) -> Draw:
-    """Draws a reference and a head.
+    """Draws a reference, and what a model is made of.
 
     Args:
         images: the photographs.
         generator: draws.
-        left_out: class of which neither the reference nor the head gets an image; -1 for none.
+        left_out: class of which neither the reference nor the model gets an image; -1 for none.
 
     Returns:
-        A third of the photographs each for the head, the reference, and those in use.
+        A third of the photographs each for the model, the reference, and those in use.
     """
     order = generator.permutation(np.flatnonzero(images.labels != left_out))
     taught, reference, others = np.array_split(order, 3)
@@ -130,7 +142,9 @@ def draw(images: Embedded, generator: np.random.Generator, left_out: int = -1) -
     targets = np.eye(images.labels.max() + 1, dtype=np.float32)[images.labels[taught]]
     products = rows @ rows.T
     ridge = np.trace(products) / len(products) * np.eye(len(products), dtype=np.float32)
-    return Draw(reference, others, rows.T @ np.linalg.solve(products + ridge, targets))
+    head = rows.T @ np.linalg.solve(products + ridge, targets)
+    known = (images.plain[taught], images.labels[taught], len(targets[0]), images.plain[reference])
+    return Draw(reference, others, head, fit_novelty(*known, Advanced().known_share))
 
 
 def is_found(images: Embedded, values: Floats, drawn: Draw, count: int, generator: np.random.Generator) -> bool:
@@ -143,30 +157,30 @@ def is_found(images: Embedded, values: Floats, drawn: Draw, count: int, generato
         count: number of images in use.
         generator: draws them.
     """
-    return _drifts(images.plain[drawn.reference], values[generator.choice(drawn.others, count, replace=False)], drawn.head)
+    return _drifts(images.plain[drawn.reference], values[generator.choice(drawn.others, count, replace=False)], drawn)
 
 
-def finds_new_class(images: Embedded, count: int, generator: np.random.Generator) -> bool:
-    """Returns whether images in use count as drifted of which `NEW_SHARE` are of a new class, any of the five.
+def finds_new_class(images: Embedded, count: int, *, share: float, generator: np.random.Generator) -> bool:
+    """Returns whether images in use count as drifted of which some are of a new class, any of the five.
 
     Args:
         images: the photographs.
         count: number of images in use.
+        share: of the images in use, those of the new class.
         generator: draws them.
     """
     left_out = int(generator.integers(images.labels.max() + 1))
-    drawn, new = draw(images, generator, left_out), round(NEW_SHARE * count)
+    drawn, new = draw(images, generator, left_out), round(share * count)
     known = generator.choice(drawn.others, count - new, replace=False)
     unseen = generator.choice(np.flatnonzero(images.labels == left_out), new, replace=False)
-    return _drifts(images.plain[drawn.reference], images.plain[np.concatenate([known, unseen])], drawn.head)
+    return _drifts(images.plain[drawn.reference], images.plain[np.concatenate([known, unseen])], drawn)
 
 
-def _drifts(reference: Floats, used: Floats, head: Floats) -> bool:
-    named = [
-        np.eye(head.shape[1], dtype=bool)[(np.c_[rows, np.ones(len(rows))] @ head).argmax(1)] for rows in (reference, used)
-    ]
-    found = compare_samples(reference, used, named[0], named[1])
-    return min(found.embeddings_p, found.shares_p) < LEVEL / 2
+def _drifts(reference: Floats, used: Floats, drawn: Draw) -> bool:
+    both = np.concatenate([reference, used])
+    named = np.eye(drawn.head.shape[1], dtype=bool)[(np.c_[both, np.ones(len(both))] @ drawn.head).argmax(1)]
+    at, known = len(reference), drawn.novelty.known_scores(both)
+    return compare_samples(reference, used, named[:at], named[at:], known).smallest_p < LEVEL
 
 
 def _change(encoded: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:

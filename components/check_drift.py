@@ -34,5 +34,5 @@ def check_drift(
 
     found = drift.check_drift(exported_version(Path(model.path)), collected_uri, days, Path(page.path))
     atomic.write_json(Path(metrics.path), asdict(found))
-    metrics.metadata.update({"area": found.area, "embeddings_p": found.embeddings_p, "shares_p": found.shares_p})
+    metrics.metadata.update({name: getattr(found, name) for name in ("area", "embeddings_p", "novel_p", "shares_p")})
     return (found.drifted,)

@@ -376,7 +376,8 @@ def print_results(result: Mapping[str, Any]) -> None:
 
 def _show_drift(result: Mapping[str, Any]) -> None:
     print(f"\ndrift     {'yes' if result['drifted'] else 'no'}, of {result['images']} answers of {result['model']}")
-    print(f"p value   {result['embeddings_p']:.4f} of the images, {result['shares_p']:.4f} of the classes")
+    of_images = f"{result['embeddings_p']:.4f} of all images, {result['novel_p']:.4f} of few"
+    print(f"p value   {of_images}, {result['shares_p']:.4f} of the classes")
 
 
 def _show_records(result: Mapping[str, Any]) -> None:

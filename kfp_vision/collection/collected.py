@@ -89,7 +89,9 @@ class CollectedAnswer:
         if self.known_score is not None:
             line["known_score"] = round(self.known_score, SCORE_DIGITS)
         if self.embedding is not None:
-            line["embedding"] = base64.b64encode(self.embedding.astype(EMBEDDING_TYPE).tobytes()).decode()
+            largest = np.finfo(EMBEDDING_TYPE).max  # anything beyond would be read as infinite
+            embedding = self.embedding.clip(-largest, largest).astype(EMBEDDING_TYPE)
+            line["embedding"] = base64.b64encode(embedding.tobytes()).decode()
         if self.image:
             line["image"] = self.image
         return line
@@ -234,4 +236,7 @@ def _read(uri: str) -> bytes:
 
 
 def _decode_embedding(encoded: str) -> npt.NDArray[np.float32]:
-    return np.frombuffer(base64.b64decode(encoded, validate=True), EMBEDDING_TYPE).astype(np.float32)
+    embedding = np.frombuffer(base64.b64decode(encoded, validate=True), EMBEDDING_TYPE).astype(np.float32)
+    if not np.isfinite(embedding).all():
+        raise ValueError("an embedding must hold finite numbers")
+    return embedding

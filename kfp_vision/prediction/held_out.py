@@ -86,6 +86,8 @@ def load_held_out(version: Version) -> HeldOut:
             found = HeldOut(stored["embeddings"], stored["scores"])
         if found.embeddings.ndim != 2 or found.scores.shape != (len(found.embeddings), len(version.labels)):
             raise ValueError("its parts do not fit each other, or the labels")
+        if not (len(found.embeddings) and np.isfinite(found.embeddings).all() and np.isfinite(found.scores).all()):
+            raise ValueError("it must hold images, and finite numbers")
         return found
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         rule, remedy = f"{HELD_OUT_FILE} of a version must be whole", "Export or deploy it again."

@@ -22,6 +22,7 @@ MIN_REPORTED_WAIT = 0.1  # share of the time spent waiting for images; less is w
 MAX_CURVES = 24  # labels whose precision-recall curve is drawn, those of the lowest average precision
 HAS_LABEL = "share with the label"  # of the pairs of an image and a label, in a reliability diagram
 MAX_HUES = 12  # classes with a colour of their own on a map; the others are grey
+MAX_SHARES = 30  # classes on the page of a check for drift, those whose share differs most
 MAX_LISTED_IMAGES, MAX_REASONS = 1000, 50  # on a page
 
 
@@ -406,8 +407,11 @@ def write_drift_page(
     *,
     drift: Mapping[str, Any],
     words: str,
+    level: float,
     days: int,
     seen: int,
+    shares: Sequence[tuple[str, float, float]],
+    by_novel: bool,
     images: Sequence[tuple[Any, thumbnails.Thumbnail | None]],
 ) -> None:
     """Writes the page of a check for drift.
@@ -416,11 +420,28 @@ def write_drift_page(
         path: the page; an existing one is replaced atomically.
         drift: the result, see `collection.drift.Drift`.
         words: the result in a line.
+        level: p value below which a comparison counts as drift.
         days: that were looked back.
         seen: number of answers of these days; some of them were drawn.
+        shares: each class with the share of the validation images, and of the images in use, that it is named in; none if
+            there were too few answers.
+        by_novel: whether the images are the most novel ones; else those that differ most as all of them do.
         images: collected answers, those first whose images are most unlike, each with its thumbnail if the image was kept.
     """
-    _publish(path, render("drift", drift=drift, words=words, days=days, seen=seen, images=images))
+    moved = sorted(shares, key=lambda row: -abs(row[2] - row[1]))[:MAX_SHARES]
+    page = render(
+        "drift",
+        drift=drift,
+        words=words,
+        level=level,
+        days=days,
+        seen=seen,
+        shares=moved,
+        classes=len(shares),
+        by_novel=by_novel,
+        images=images,
+    )
+    _publish(path, page)
 
 
 def write_audit_page(

@@ -37,7 +37,7 @@ BATCH_SECONDS = Histogram("kfp_vision_batch_seconds", "Time to compute a batch."
 MODEL_VERSION = Gauge("kfp_vision_model_version", "The model version that answers.", ("model",))
 COLLECTED = Counter("kfp_vision_collected", "Answers written to the collection, dropped, or lost.", ("model", "outcome"))
 DRIFTED = Gauge("kfp_vision_drifted", "Whether the last check of the version that answers has found a drift.", ("model",))
-DRIFT_P_VALUE = Gauge("kfp_vision_drift_p_value", "P values of that check, of the images and of the classes.", ("model", "of"))
+DRIFT_P_VALUE = Gauge("kfp_vision_drift_p_value", "P values of that check, by what was compared.", ("model", "of"))
 INDEX_IMAGES = Gauge("kfp_vision_index_pictures", "Images in the search index.", ("model",))
 
 request_log = logging.getLogger("kfp_vision.requests")
@@ -52,6 +52,7 @@ def note_drift(model: str, drift: Drift | None) -> None:
     """
     DRIFTED.labels(model).set(bool(drift and drift.drifted))
     DRIFT_P_VALUE.labels(model, "images").set(drift.embeddings_p if drift else 1)
+    DRIFT_P_VALUE.labels(model, "novel").set(drift.novel_p if drift else 1)
     DRIFT_P_VALUE.labels(model, "classes").set(drift.shares_p if drift else 1)
 
 
