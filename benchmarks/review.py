@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from benchmarks import networks, unknown
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision.prediction.novelty import spread
+from kfp_vision.prediction.likeness import spread
 from kfp_vision.review.choose import choose_images, margin_unsure
 
 FIRST, STEP, LAST = 100, 50, 400  # labels

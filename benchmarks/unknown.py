@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from benchmarks import learn, networks, photographs
+from benchmarks import calibration_errors, learn, networks, photographs
 from benchmarks.measure import Figure, report, rounds
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import Advanced
@@ -29,6 +30,7 @@ from kfp_vision.evaluation import metrics
 from kfp_vision.evaluation.left_out import KEPT
 from kfp_vision.evaluation.temperature import fit_temperature
 from kfp_vision.networks import NETWORKS, pretrained, split_head
+from kfp_vision.prediction.likeness import Novelty, normalize, spread
 from kfp_vision.prediction.novelty import fit_novelty
 from kfp_vision.storage import sample
 from kfp_vision.training import features, trainer
@@ -43,10 +45,19 @@ SCORES = {
     "means": "cosine to the class means",
     "neighbours": "tenth nearest training image (Sun et al., 2022)",
     "mahalanobis": "Mahalanobis distance to the class means (Lee et al., 2018)",
+    "relative": "relative Mahalanobis distance (Ren et al., 2021), half of ours",
+    "gaussians": "a Gaussian for each class, half of ours",
+}
+# What no score without an image of the class left out can be expected to reach: a regression that has seen some.
+SHOTS = {
+    1: "a regression that has seen one image of the class",
+    5: "a regression that has seen five",
+    0: "one that has seen all",
 }
 NEIGHBOURS = 10
 DRAWN, PAGES = 100, 25  # images of the drawn sample; of noise, and of one colour
 BATCH = 64
+REGRESSION_C = 10.0  # of embeddings of length 1
 PERFECT_DRAWS = 200  # of labels from the scores themselves
 
 Floats = npt.NDArray[np.float32]
@@ -68,6 +79,20 @@ class Photographs(NamedTuple):
     labels: npt.NDArray[np.str_]
     folds: npt.NDArray[np.int64]
     others: dict[str, Floats]
+
+
+class Confidence(NamedTuple):
+    """How sure a model is of held-out images, and whether it is right; parts of several models may be put together.
+
+    Attributes:
+        scaled: score of the predicted class with the temperature, (images,).
+        plain: without it, (images,).
+        correct: whether the class is right, (images,).
+    """
+
+    scaled: Floats
+    plain: Floats
+    correct: npt.NDArray[np.bool_]
 
 
 class Part(NamedTuple):
@@ -137,15 +162,33 @@ def _novelty_figures(told: list[dict[str, dict[str, float]]]) -> list[Figure]:
             figures.append(report(f"unknown_{kind}", peer, "% AUROC", pairs, middle=statistics.mean))
         pairs = [(100 * one[OURS]["false_positives"], 100 * one[score]["false_positives"]) for one in told]
         figures.append(report("unknown_left_out_passes", peer, "%", pairs, less=True, middle=statistics.mean))
+    for shots, peer in SHOTS.items():
+        pairs = [(100 * one[OURS]["left_out"], 100 * one[f"seen_{shots}"]["left_out"]) for one in told]
+        figures.append(report("unknown_left_out", peer, "% AUROC", pairs, middle=statistics.mean))
     kept = [(100 * one[OURS]["kept"], 95.0) for one in told]
     return [*figures, report("unknown_known_kept", "what known_share asks for", "%", kept, middle=statistics.mean)]
 
 
-def _calibration_figures(measured: list[dict[str, float]]) -> list[Figure]:
+def _calibration_figures(parts: list[Confidence]) -> list[Figure]:
+    """Reports the calibration error in the mean of the splits, and of all their held-out images together."""
+    together = Confidence(*(np.concatenate(values) for values in zip(*parts, strict=True)))
     figures = []
-    for peer, key in (("without the temperature", "before"), ("scores that mean exactly what they say", "perfect")):
-        pairs = [(100 * one["after"], 100 * one[key]) for one in measured]
-        figures.append(report("calibration_error", peer, "%", pairs, less=True, middle=statistics.mean))
+    for benchmark, estimate, measured in (
+        ("calibration_error", _calibration_error, parts),
+        ("calibration_error_together", _calibration_error, [together]),
+        ("calibration_error_sweep", calibration_errors.sweep_error, [together]),
+        ("calibration_error_debiased", calibration_errors.debiased_error, [together]),
+    ):
+        ours = [100 * estimate(one.scaled, one.correct) for one in measured]
+        peers = {
+            "without the temperature": [100 * estimate(one.plain, one.correct) for one in measured],
+            "scores that mean exactly what they say": [
+                100 * float(calibration_errors.perfect_scores(estimate, one.scaled, PERFECT_DRAWS).mean()) for one in measured
+            ],
+        }
+        for peer, theirs in peers.items():
+            pairs = list(zip(ours, theirs, strict=True))
+            figures.append(report(benchmark, peer, "%", pairs, less=True, middle=statistics.mean))
     return figures
 
 
@@ -155,7 +198,8 @@ def _tell_left_out(name: str, images: Photographs, fold: int, left_out: str) -> 
     logits = _train_head(name, training, classes)
     novelty = fit_novelty(training.values, training.labels, classes, validation.values, Advanced().known_share)
     photographs_only = training.values[: len(training.values) // 2], training.labels[: len(training.labels) // 2]
-    candidates = _candidates(logits, *photographs_only) | {OURS: novelty.known_scores}
+    halves = {name: partial(_measure, novelty, at) for at, name in enumerate(("gaussians", "relative"))}
+    candidates = _candidates(logits, *photographs_only) | halves | {OURS: novelty.known_scores}
     unknown = {"left_out": images.values[images.labels == left_out], **images.others}
     found = {}
     for score, function in candidates.items():
@@ -165,27 +209,23 @@ def _tell_left_out(name: str, images: Photographs, fold: int, left_out: str) -> 
         found[score]["false_positives"] = float((others["left_out"] >= np.quantile(known, 1 - KEPT)).mean())
         if score == OURS:
             found[score]["kept"] = float((known >= novelty.threshold).mean())
+    for shots in SHOTS:
+        found[f"seen_{shots}"] = {"left_out": _tell_seen(images, fold, left_out, photographs_only, test, shots)}
     print(json.dumps({"fold": fold, "left_out": left_out, **found}), file=sys.stderr, flush=True)
     return found
 
 
-def _calibrate(name: str, images: Photographs, fold: int) -> dict[str, float]:
-    """Trains on all classes; returns the calibration error on the held-out images, with the temperature and without."""
+def _calibrate(name: str, images: Photographs, fold: int) -> Confidence:
+    """Trains on all classes; returns how sure the model is of the held-out images."""
     from scipy import special
 
     training, validation, test, classes = _split(images, fold, "")
     logits = _train_head(name, training, classes)
     temperature = fit_temperature(logits(validation.values), validation.labels)
+    plain = special.softmax(logits(test.values), axis=1)
     scaled = special.softmax(logits(test.values) / temperature, axis=1)
-    generator = np.random.default_rng(0)
-    drawn = [[generator.choice(classes, p=row / row.sum()) for row in scaled.astype(float)] for _ in range(PERFECT_DRAWS)]
-    found = {
-        "after": _calibration_error(scaled, test.labels),
-        "before": _calibration_error(special.softmax(logits(test.values), axis=1), test.labels),
-        "perfect": float(np.mean([_calibration_error(scaled, np.array(labels)) for labels in drawn])),
-    }
-    accuracy = float((scaled.argmax(1) == test.labels).mean())
-    line = {"fold": fold, **found, "temperature": temperature, "accuracy": accuracy}
+    found = Confidence(scaled.max(1), plain.max(1), plain.argmax(1) == test.labels)
+    line = {"fold": fold, "temperature": temperature, "accuracy": float(found.correct.mean()), "images": len(test.labels)}
     print(json.dumps(line), file=sys.stderr, flush=True)
     return found
 
@@ -230,12 +270,12 @@ def _candidates(logits: Callable[[Floats], Floats], known: Floats, labels: npt.N
     from scipy import special
     from sklearn.covariance import LedoitWolf
 
-    references = _unit(known)
+    references = normalize(known)
     means = np.stack([references[labels == label].mean(0) for label in np.unique(labels)])
     precision = LedoitWolf(assume_centered=True).fit(references - means[labels]).precision_
 
     def mahalanobis(values: Floats) -> Floats:
-        distances = [(((_unit(values) - mean) @ precision) * (_unit(values) - mean)).sum(1) for mean in means]
+        distances = [(((normalize(values) - mean) @ precision) * (normalize(values) - mean)).sum(1) for mean in means]
         nearest: Floats = -np.min(distances, axis=0)
         return nearest
 
@@ -243,19 +283,37 @@ def _candidates(logits: Callable[[Floats], Floats], known: Floats, labels: npt.N
         "probability": lambda values: special.softmax(logits(values), axis=1).max(1),
         "logit": lambda values: logits(values).max(1),
         "energy": lambda values: special.logsumexp(logits(values), axis=1),
-        "means": lambda values: (_unit(values) @ _unit(means).T).max(1),
-        "neighbours": lambda values: np.sort(_unit(values) @ references.T, axis=1)[:, -NEIGHBOURS],
+        "means": lambda values: (normalize(values) @ normalize(means).T).max(1),
+        "neighbours": lambda values: np.sort(normalize(values) @ references.T, axis=1)[:, -NEIGHBOURS],
         "mahalanobis": mahalanobis,
     }
 
 
-def _unit(rows: Floats) -> Floats:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+def _measure(novelty: Novelty, at: int, values: Floats) -> Floats:
+    best: Floats = novelty.measures(spread(values))[at].max(1)
+    return best
 
 
-def _calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
-    predictions = metrics.Predictions([], labels, probabilities, np.ones(len(labels), int))
-    error: float = metrics.calibration(predictions)["expected_calibration_error"]
+def _tell_seen(
+    images: Photographs, fold: int, left_out: str, known: tuple[Floats, npt.NDArray[np.int64]], test: Part, shots: int
+) -> float:
+    """Returns how a logistic regression that has seen images of the class left out tells its other ones; 0 shots: all folds."""
+    from sklearn.linear_model import LogisticRegression
+
+    of_class = np.flatnonzero(images.labels == left_out)
+    folds = images.folds[of_class]
+    training = ~np.isin(folds, (fold, (fold + 1) % learn.FOLDS))
+    seen = np.random.default_rng(fold).permutation(of_class)[:shots] if shots else of_class[training]
+    unseen = np.setdiff1d(of_class, seen) if shots else of_class[folds == fold]
+    rows = np.concatenate([spread(known[0]), spread(images.values[seen])])
+    labels = np.concatenate([known[1], np.full(len(seen), known[1].max() + 1)])
+    regression = LogisticRegression(C=REGRESSION_C, class_weight="balanced", max_iter=1000).fit(rows, labels)
+    scores = [-regression.predict_log_proba(spread(values))[:, -1] for values in (test.values, images.values[unseen])]
+    return _auroc(*scores)
+
+
+def _calibration_error(scores: Floats, correct: npt.NDArray[np.bool_]) -> float:
+    error: float = metrics.bin_scores(scores, correct)["expected_calibration_error"]
     return error
 
 

@@ -26,7 +26,8 @@ from kfp_vision.engines.engine import OPENVINO_FILE, OPENVINO_HEAD_FILE
 from kfp_vision.networks import Network, decoding, find_feature_map, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
 from kfp_vision.prediction.held_out import HELD_OUT_FILE, HeldOut
-from kfp_vision.prediction.novelty import NOVELTY_FILE, Novelty
+from kfp_vision.prediction.likeness import Novelty
+from kfp_vision.prediction.novelty import NOVELTY_FILE
 from kfp_vision.repository.version import HISTORY_FILE, VERSION_FILE, exported_version
 
 MODEL_FILE = "model.json"

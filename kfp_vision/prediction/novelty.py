@@ -1,8 +1,9 @@
 """Tells images that are like those of a model's training from all others, by their embeddings (novelty detection).
 
-Two questions, one score. How near is the nearest training image (Sun et al., 2022, arXiv 2204.06507)? And does the image differ
-from the mean of all classes in the direction of one of them: the cosine to the mean of the class, where directions in which the
-images of a class differ among themselves count less? Neither alone is as good, nor are the scores of the classes.
+Two questions, one score. How likely is the image among those of a class, where each class is a Gaussian of its own in the few
+directions in which training images differ most? And how much nearer is it to the mean of a class than to the mean of all: the
+relative Mahalanobis distance (Ren et al., 2021, arXiv 2106.09022), in all directions? Neither alone is as good, nor are the
+scores of the classes.
 """
 
 import io
@@ -16,109 +17,87 @@ import numpy as np
 import numpy.typing as npt
 
 from kfp_vision.core.errors import DamagedError
+from kfp_vision.prediction.former_novelty import FormerNovelty
+from kfp_vision.prediction.likeness import Floats, Novelty, spread
 from kfp_vision.repository.version import Version
 
 NOVELTY_FILE = Path("assets.extra") / "novelty.npz"  # of a version
-MAX_REFERENCES = 2048  # training images that are stored; 4 MB for an embedding of 1,024 numbers
+MAX_REFERENCES = 2048  # training images that are fitted and stored; 4 MB for an embedding of 1,024 numbers
 MAX_DIRECTIONS = 256  # whose variances are stored; all others get their mean
-SHRINKAGE = 0.6  # of the covariance, towards equal variances in all directions
+SHRINKAGE = 0.8  # of the covariance, towards equal variances in all directions
+GAUSSIAN_DIRECTIONS = 24  # in which each class has a covariance of its own
+PRIOR_IMAGES = 10  # as so many images of each class counts the covariance within all classes
+SMALLEST_VARIANCE = 1e-6  # in any direction, of rows of length 1
+NO_LIKENESS = -1e6  # to a class without training images
 
-Floats = npt.NDArray[np.float32]
 
-
-@dataclass(frozen=True)
-class Novelty:
-    """What is stored of the training images: their embeddings, after `spread`, and how these vary within the classes.
+@dataclass(frozen=True, kw_only=True)
+class GaussianNovelty(Novelty):
+    """What is stored besides what `Novelty` has: how the training images vary, as a whole and within their classes.
 
     Attributes:
-        references: embeddings, sorted by class, float32 (images, width); the file has them in float16.
-        counts: number of them by class, int64 (classes,).
-        means: of the classes, less the mean of these, float32 (classes, width).
-        centre: mean of the means, float32 (width,).
-        directions: principal directions within the classes, float32 (directions, width).
-        weights: of these directions, 0 to 1, where any other has 1, float32 (directions,).
-        typical: mean and standard deviation of the nearness and of the cosine of known images, float32 (2, 2).
-        threshold: known score from which on an image is known, float32 ().
+        overall: principal directions around the centre, those of most variance first, float32 (directions, width).
+        overall_precisions: inverse variance in each of them, and in any other direction, float32 (directions + 1,).
+        within: principal directions around the means of the classes, float32 (directions, width).
+        within_precisions: inverse variance in each of them, and in any other direction, float32 (directions + 1,).
+        precisions: inverse covariance of each class in the first of `overall`, float32 (classes, first, first).
     """
 
-    references: Floats
-    counts: npt.NDArray[np.int64]
-    means: Floats
-    centre: Floats
-    directions: Floats
-    weights: Floats
-    typical: Floats
-    threshold: npt.NDArray[np.float32]
+    overall: Floats
+    overall_precisions: Floats
+    within: Floats
+    within_precisions: Floats
+    precisions: Floats
 
-    def likeness(self, embeddings: Floats) -> Floats:
-        """Computes how much images are like the training images of each class.
-
-        Args:
-            embeddings: of the images, of any length, float32 (images, width).
-
-        Returns:
-            float32 (images, classes), in standard deviations: 0 for the class of a typical known image, less for less.
-        """
-        rows = spread(embeddings)
-        parts = (self._nearness(rows), self._cosines(rows))
-        scaled = [(part - mean) / deviation for part, (mean, deviation) in zip(parts, self.typical, strict=True)]
-        likeness: Floats = (scaled[0] + scaled[1]) / 2
-        return likeness
-
-    def known_scores(self, embeddings: Floats) -> Floats:
-        """Computes how much images are like any training images.
-
-        Args:
-            embeddings: of the images, of any length, float32 (images, width).
-
-        Returns:
-            The largest likeness to a class, float32 (images,).
-        """
-        scores: Floats = self.likeness(embeddings).max(1)
-        return scores
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `Novelty`."""
+        width, first = self.centre.shape, min(GAUSSIAN_DIRECTIONS, len(self.overall))
+        return super().shapes() | {
+            "overall": (len(self.overall), *width),
+            "overall_precisions": (len(self.overall) + 1,),
+            "within": (len(self.within), *width),
+            "within_precisions": (len(self.within) + 1,),
+            "precisions": (*self.counts.shape, first, first),
+        }
 
     def fits(self, classes: int) -> bool:
-        """Returns whether all parts are numbers, and have shapes that fit each other and so many classes."""
-        width, directions = self.centre.shape, self.weights.shape
-        shapes = {
-            "references": (int(self.counts.sum()), *width),
-            "counts": (classes,),
-            "means": (classes, *width),
-            "directions": (*directions, *width),
-            "typical": (2, 2),
-            "threshold": (),
-        }
-        has_shapes = all(getattr(self, name).shape == shape for name, shape in shapes.items())
-        return has_shapes and all(bool(np.isfinite(getattr(self, field.name)).all()) for field in fields(self))
+        """See `Novelty`."""
+        return super().fits(classes) and bool((np.linalg.slogdet(self.precisions)[0] > 0).all())
 
-    def save(self, file: Path) -> None:
-        """Writes the file that `load_novelty` reads.
+    def measures(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Computes the logarithm of the likelihood in each class, and the relative Mahalanobis distance; see `Novelty`."""
+        centred = rows - self.centre
+        found = self._log_likelihoods(centred), self._relative_distances(centred)
+        likelihoods, distances = (np.where(self.counts > 0, one, np.float32(NO_LIKENESS)) for one in found)
+        return likelihoods, distances
 
-        Args:
-            file: to write, in a folder that exists.
-        """
-        stored = {field.name: getattr(self, field.name) for field in fields(self)}
-        np.savez(file, **stored | {"references": self.references.astype(np.float16)})
+    def _log_likelihoods(self, centred: Floats) -> Floats:
+        """Returns the logarithm of the density of each class, but for a constant."""
+        inside = centred @ self._first.T
+        halved_squares = (inside[:, :, None] * inside[:, None] * np.float32(0.5)).reshape(len(inside), -1)
+        linear, constant = self._linear_and_constant
+        found: Floats = inside @ linear.T + constant - halved_squares @ self.precisions.reshape(len(self.counts), -1).T
+        return found
 
-    def _nearness(self, rows: Floats) -> Floats:
-        """Returns the cosine to the nearest training image of each class, -1 for a class without any."""
-        nearest = np.full((len(rows), len(self.counts)), -1, np.float32)
-        filled = self.counts > 0
-        starts = (np.cumsum(self.counts) - self.counts)[filled]
-        nearest[:, filled] = np.maximum.reduceat(rows @ self.references.T, starts, axis=1)
-        return nearest
+    def _relative_distances(self, centred: Floats) -> Floats:
+        """Returns the squared distance to the mean of all less that to the mean of each class."""
+        scaled_means = _times_precision(self.means, self.within, self.within_precisions)
+        to_all = (centred * _times_precision(centred, self.overall, self.overall_precisions)).sum(1)
+        to_centre = (centred * _times_precision(centred, self.within, self.within_precisions)).sum(1)
+        found: Floats = (to_all - to_centre)[:, None] + 2 * centred @ scaled_means.T - (self.means * scaled_means).sum(1)
+        return found
 
-    def _cosines(self, rows: Floats) -> Floats:
-        """Returns the cosine to the mean of each class, as seen from the mean of all; -1 for a class without images."""
-        return np.where(self.counts > 0, self._whitened(rows - self.centre) @ self._whitened_means.T, np.float32(-1))
+    @property
+    def _first(self) -> Floats:
+        return self.overall[: self.precisions.shape[1]]
 
     @cached_property
-    def _whitened_means(self) -> Floats:
-        return self._whitened(self.means)
-
-    def _whitened(self, rows: Floats) -> Floats:
-        inside = rows @ self.directions.T
-        return _normalized(rows + (inside * (np.sqrt(self.weights) - 1)) @ self.directions)
+    def _linear_and_constant(self) -> tuple[Floats, Floats]:
+        """Returns what the logarithm of each density has besides its squares, (classes, first) and (classes,)."""
+        means = self.means @ self._first.T
+        linear: Floats = np.einsum("cij,cj->ci", self.precisions, means)
+        constant = (np.linalg.slogdet(self.precisions.astype(np.float64))[1] - (linear * means).sum(1)) / 2
+        return linear, constant.astype(np.float32)
 
 
 def known_pairs(labels: npt.NDArray[np.number[Any]], most: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.integer[Any]]]:
@@ -144,7 +123,7 @@ def fit_novelty(
     classes: int,
     validation: npt.NDArray[np.floating[Any]],
     known_share: float,
-) -> Novelty:
+) -> GaussianNovelty:
     """Fits what tells known images from others.
 
     Args:
@@ -164,21 +143,24 @@ def fit_novelty(
     np.add.at(means, labels, rows)
     means /= np.maximum(counts, 1)[:, None]
     centre = means[counts > 0].mean(0)
-    directions, weights = _within_classes(rows - means[labels])
-    found = Novelty(
+    overall, overall_precisions = _principal_directions(rows - centre)
+    within, within_precisions = _principal_directions(rows - means[labels])
+    found = GaussianNovelty(
         references=rows.astype(np.float16).astype(np.float32),  # as they will be read
         counts=counts,
         means=means - centre,
         centre=centre,
-        directions=directions,
-        weights=weights,
         typical=np.array([[0, 1], [0, 1]], np.float32),
         threshold=np.zeros((), np.float32),
+        overall=overall,
+        overall_precisions=overall_precisions,
+        within=within,
+        within_precisions=within_precisions,
+        precisions=_class_precisions((rows - means[labels]) @ overall[:GAUSSIAN_DIRECTIONS].T, counts),
     )
     held_out = validation.astype(np.float32)
-    validated = spread(held_out)
-    best = [part.max(1) for part in (found._nearness(validated), found._cosines(validated))]
-    typical = np.array([[part.mean(), max(part.std(), 1e-3)] for part in best], np.float32)
+    best = [measure.max(1) for measure in found.measures(spread(held_out))]
+    typical = np.array([[measure.mean(), max(measure.std(), 1e-3)] for measure in best], np.float32)
     found = replace(found, typical=typical)
     threshold = np.quantile(found.known_scores(held_out), 1 - known_share, method="lower")
     return replace(found, threshold=np.asarray(threshold, np.float32))
@@ -191,7 +173,8 @@ def load_novelty(version: Version) -> Novelty | None:
         version: the exported model.
 
     Returns:
-        The parameters; None if the version has none, as those of earlier releases and of few validation images.
+        The parameters; None if the version has none, as those of earlier releases and of few validation images. Those of
+        earlier builds give the score that they were exported with.
 
     Raises:
         DamagedError: the file is damaged.
@@ -201,8 +184,9 @@ def load_novelty(version: Version) -> Novelty | None:
         return None
     try:
         with np.load(io.BytesIO(file.read_bytes())) as stored:
-            arrays = {field.name: stored[field.name] for field in fields(Novelty)}
-        found = Novelty(**arrays | {"references": arrays["references"].astype(np.float32)})
+            kind = FormerNovelty if "weights" in stored else GaussianNovelty
+            arrays = {field.name: stored[field.name] for field in fields(kind)}
+        found = kind(**arrays | {"references": arrays["references"].astype(np.float32)})
         if not found.fits(len(version.labels)):
             raise ValueError("its parts do not fit each other, or the labels")
         return found
@@ -211,29 +195,30 @@ def load_novelty(version: Version) -> Novelty | None:
         raise DamagedError(rule, f"{file} ({error})", remedy) from None
 
 
-def spread(embeddings: Floats) -> Floats:
-    """Takes the root of each number, which keeps its sign, so that a few large ones do not decide alone.
-
-    Args:
-        embeddings: of any length, float32 (images, width).
-
-    Returns:
-        Rows of length 1, float32 (images, width).
-    """
-    return _normalized(np.sign(embeddings) * np.sqrt(np.abs(embeddings)))
-
-
-def _within_classes(centred: Floats) -> tuple[Floats, Floats]:
-    """Returns the principal directions of embeddings around the means of their classes, and the weight of each."""
+def _principal_directions(centred: Floats) -> tuple[Floats, Floats]:
+    """Returns the principal directions of centred embeddings, and the inverse variance in each and in any other."""
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     variances, width = singular**2 / len(centred), centred.shape[1]
-    shrunk = (1 - SHRINKAGE) * variances + SHRINKAGE * variances.sum() / width
-    stored = min(MAX_DIRECTIONS, len(shrunk))
-    others = SHRINKAGE * variances.sum() / width + (1 - SHRINKAGE) * variances[stored:].sum() / max(1, width - stored)
-    weights = others / np.maximum(shrunk[:stored], 1e-12)
-    return directions[:stored].astype(np.float32), np.minimum(weights, 1).astype(np.float32)
+    stored = min(MAX_DIRECTIONS, len(variances))
+    other = variances[stored:].sum() / max(1, width - stored)
+    shrunk = (1 - SHRINKAGE) * np.append(variances[:stored], other) + SHRINKAGE * variances.sum() / width
+    precisions = 1 / np.maximum(shrunk, SMALLEST_VARIANCE)
+    return directions[:stored].astype(np.float32), precisions.astype(np.float32)
 
 
-def _normalized(rows: Floats) -> Floats:
-    unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
+def _class_precisions(deviations: Floats, counts: npt.NDArray[np.int64]) -> Floats:
+    """Returns the inverse covariance of each class from the rows around its mean, sorted by class."""
+    first = deviations.shape[1]
+    shared = deviations.T @ deviations / len(deviations)
+    smallest = max(1e-3 * np.trace(shared) / first, SMALLEST_VARIANCE) * np.eye(first)
+    covariances = [
+        (one.T @ one + PRIOR_IMAGES * shared) / (len(one) + PRIOR_IMAGES) + smallest
+        for one in np.split(deviations, np.cumsum(counts)[:-1])
+    ]
+    return np.linalg.inv(np.stack(covariances).astype(np.float64)).astype(np.float32)
+
+
+def _times_precision(rows: Floats, directions: Floats, precisions: Floats) -> Floats:
+    """Multiplies rows by the inverse covariance with these principal directions."""
+    found: Floats = rows * precisions[-1] + ((rows @ directions.T) * (precisions[:-1] - precisions[-1])) @ directions
+    return found

@@ -53,7 +53,7 @@ def choose_images(rows: Floats, unsure: Floats, known: Floats, most: int) -> lis
     """Chooses the images that are most worth a label.
 
     Args:
-        rows: embeddings of the candidates, as `novelty.spread` gives them, float32 (images, width).
+        rows: embeddings of the candidates, as `likeness.spread` gives them, float32 (images, width).
         unsure: how unsure the model is of each, 0 to 1, float32 (images,); see `margin_unsure` and `threshold_unsure`.
         known: embeddings of images that have a label, like `rows`, float32 (known images, width); may be none.
         most: number of images to choose at most.
@@ -80,7 +80,7 @@ def usual_distance(rows: Floats) -> float:
     """Returns the median distance of images to the tenth nearest other one, of `MAX_COMPARED` of them; 0 for fewer than two.
 
     Args:
-        rows: their embeddings, as `novelty.spread` gives them, float32 (images, width).
+        rows: their embeddings, as `likeness.spread` gives them, float32 (images, width).
     """
     rows = rows[:: max(1, -(-len(rows) // MAX_COMPARED))]
     if len(rows) < 2:

@@ -19,7 +19,8 @@ from kfp_vision.dataset.ingest import preview
 from kfp_vision.dataset.table import SHOWN_SEPARATOR
 from kfp_vision.prediction import batch
 from kfp_vision.prediction.classifier import Classifier, Prediction
-from kfp_vision.prediction.novelty import load_novelty, spread
+from kfp_vision.prediction.likeness import spread
+from kfp_vision.prediction.novelty import load_novelty
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository.version import Version
 from kfp_vision.review import choose

@@ -25,7 +25,8 @@ from kfp_vision.networks import NETWORKS, pretrained, split_head
 from kfp_vision.prediction import export
 from kfp_vision.prediction.batch import UNKNOWN
 from kfp_vision.prediction.held_out import HeldOut, keep_held_out
-from kfp_vision.prediction.novelty import Novelty, fit_novelty, known_pairs
+from kfp_vision.prediction.likeness import Novelty
+from kfp_vision.prediction.novelty import fit_novelty, known_pairs
 from kfp_vision.records import tf_dataset
 from kfp_vision.records.records_folder import (
     LABELS_PER_IMAGE,

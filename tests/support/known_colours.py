@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 from support import colour_model
 
-from kfp_vision.prediction.novelty import NOVELTY_FILE, Novelty, fit_novelty
+from kfp_vision.prediction.likeness import Novelty
+from kfp_vision.prediction.novelty import NOVELTY_FILE, fit_novelty
 from kfp_vision.repository.version import VERSION_FILE, Version
 
 YELLOW = (200, 200, 30)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
+from scipy.stats import multivariate_normal
 from support import colour_model, exported_model, known_colours
 
 from kfp_vision.core.errors import InputError
@@ -33,20 +33,50 @@ def root(rows: np.ndarray) -> np.ndarray:
     return unit(np.copysign(np.sqrt(np.abs(rows)), rows))
 
 
-def test_the_likeness_is_that_to_the_nearest_image_and_to_the_mean_of_each_class():
+def squared_distances(rows: np.ndarray, centres: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Returns squared Mahalanobis distances, with four fifths of the covariance spread evenly over all directions."""
+    shrunk = 0.2 * covariance + 0.8 * np.trace(covariance) / WIDTH * np.eye(WIDTH)
+    return cdist(rows, centres, "mahalanobis", VI=np.linalg.inv(shrunk)) ** 2
+
+
+def test_the_likeness_is_that_of_a_gaussian_and_of_the_relative_distance():
     rows, labels = clusters(200, 1)
     held_out, _ = clusters(100, 2)
     found = fit_novelty(rows, labels, CLASSES, held_out, 0.95)
     known, seen = root(rows), root(held_out)
-    nearest = np.stack([1 - cdist(seen, known[labels == label], "cosine").min(1) for label in range(CLASSES)], 1)
     means = np.stack([known[labels == label].mean(0) for label in range(CLASSES)])
-    covariance = np.cov((known - means[labels]).T, bias=True)
-    shrunk = 0.4 * covariance + 0.6 * np.trace(covariance) / WIDTH * np.eye(WIDTH)
-    whiten = sqrtm(np.linalg.inv(shrunk)).real
-    cosines = 1 - cdist((seen - means.mean(0)) @ whiten, (means - means.mean(0)) @ whiten, "cosine")
-    expected = sum((part - part.max(1).mean()) / part.max(1).std() for part in (nearest, cosines)) / 2
-    np.testing.assert_allclose(found.likeness(held_out.astype("float32")), expected, atol=0.02)  # references are float16
-    np.testing.assert_allclose(found.known_scores(held_out.astype("float32")), expected.max(1), atol=0.02)
+    within = np.cov((known - means[labels]).T, bias=True)
+    smallest = 1e-3 * np.trace(within) / WIDTH * np.eye(WIDTH)
+    covariances = [(50 * np.cov(known[labels == label].T, bias=True) + 10 * within) / 60 + smallest for label in range(CLASSES)]
+    likelihoods = [multivariate_normal(mean, one).logpdf(seen) for mean, one in zip(means, covariances, strict=True)]
+    centre = means.mean(0)
+    overall = squared_distances(seen, centre[None], (known - centre).T @ (known - centre) / len(known))
+    measures = np.stack(likelihoods, 1), overall - squared_distances(seen, means, within)
+    expected = sum((one - one.max(1).mean()) / one.max(1).std() for one in measures) / 2
+    np.testing.assert_allclose(found.likeness(held_out.astype("float32")), expected, atol=0.01)
+    np.testing.assert_allclose(found.known_scores(held_out.astype("float32")), expected.max(1), atol=0.01)
+
+
+def test_a_class_that_varies_less_keeps_images_out_that_another_would_let_in():
+    generator = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    means = np.eye(WIDTH)[:2]
+    rows = means[labels] + generator.normal(0, 1, (400, WIDTH)) * np.where(labels, 0.02, 0.15)[:, None]
+    found = fit_novelty(rows[:300], labels[:300], 2, rows[300:], 0.95)
+    offset = generator.normal(0, 0.1, WIDTH)
+    wide, narrow = found.known_scores((means + offset).astype("float32"))
+    assert wide > found.threshold > narrow
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_classes_of_few_images_give_numbers(images):
+    rows, labels = clusters(CLASSES * images, 1)
+    held_out = clusters(40, 2)[0].astype("float32")
+    found = fit_novelty(rows, labels, CLASSES, held_out, 0.95)
+    assert found.fits(CLASSES)
+    assert np.isfinite(found.likeness(held_out)).all()
+    far = -held_out[:, ::-1]
+    assert np.median(found.known_scores(far)) < np.median(found.known_scores(held_out))
 
 
 def test_a_bounded_number_of_images_and_of_directions_is_stored(monkeypatch):
@@ -57,8 +87,10 @@ def test_a_bounded_number_of_images_and_of_directions_is_stored(monkeypatch):
     monkeypatch.setattr(novelty, "MAX_REFERENCES", 300)
     short = fit_novelty(rows, labels, CLASSES, held_out, 0.95)
     assert (whole.references.shape, short.references.shape) == ((400, WIDTH), (300, WIDTH))
-    assert (whole.directions.shape, short.directions.shape) == ((WIDTH, WIDTH), (12, WIDTH))
-    assert np.corrcoef(short.known_scores(held_out), whole.known_scores(held_out))[0, 1] > 0.95
+    assert (whole.within.shape, short.within.shape) == ((WIDTH, WIDTH), (12, WIDTH))
+    assert (whole.precisions.shape, short.precisions.shape) == ((CLASSES, WIDTH, WIDTH), (CLASSES, 12, 12))
+    assert short.fits(CLASSES)
+    assert np.corrcoef(short.known_scores(held_out), whole.known_scores(held_out))[0, 1] > 0.8
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95, 1])
@@ -102,7 +134,15 @@ def test_a_version_without_the_file_does_not_tell(tmp_path):
     assert load_novelty(exported_model.version(tmp_path / "1")) is None
 
 
-@pytest.mark.parametrize("change", [{"threshold": np.float32(np.nan)}, {"means": np.zeros((2, 3), np.float32)}, {"labels": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": np.float32(np.nan)},
+        {"means": np.zeros((2, 3), np.float32)},
+        {"precisions": -np.ones((3, 3, 3), np.float32)},
+        {"labels": 2},
+    ],
+)
 def test_a_file_whose_parts_do_not_fit_is_rejected(tmp_path, change):
     labels = list("rgb")[: change.get("labels", 3)]
     version = exported_model.version(tmp_path / "1", labels=labels)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from kfp_vision.networks import IMAGENET
-from kfp_vision.prediction.novelty import spread
+from kfp_vision.prediction.likeness import spread
 from kfp_vision.review import choose
 from kfp_vision.search import build
 from kfp_vision.search.embedding import Embedder
