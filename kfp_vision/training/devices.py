@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import InputError, UnreachableError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.training.tf_config import WorkerLost
 
@@ -27,7 +29,7 @@ def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ)
         The strategy in whose scope the model is built. Outside a pod, it uses fewer GPUs with a warning if some are missing.
 
     Raises:
-        InputError: a pod has fewer GPUs than `gpu_count`.
+        InputError: a pod has fewer GPUs than `gpu_count`, or a worker cannot listen at its address.
     """
     visible = tf.config.list_physical_devices("GPU")
     if gpu_count > len(visible):
@@ -42,8 +44,20 @@ def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ)
     for gpu in used:
         tf.config.experimental.set_memory_growth(gpu, True)
     if len(_workers(environment)) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:
+            rule, reason = "a worker must be able to listen at its own address in TF_CONFIG", error.message.splitlines()[0]
+            raise UnreachableError(rule, f"{_own_address(environment)} ({reason})", "Choose a free port above 1023.") from None
+        _take_sigterm_back()
+        return strategy
     return tf.distribute.MirroredStrategy() if len(used) > 1 else tf.distribute.get_strategy()
+
+
+def _take_sigterm_back() -> None:
+    """Gives SIGTERM back to Python: with several workers TensorFlow takes it, and the process would go on till SIGKILL."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def rank_and_size(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -62,6 +76,11 @@ def _workers(environment: Mapping[str, str]) -> list[tuple[str, int]]:
     return [(kind, index) for kind in ("chief", "worker") for index in range(len(cluster.get(kind, ())))]
 
 
+def _own_address(environment: Mapping[str, str]) -> str:
+    config = json.loads(environment["TF_CONFIG"])
+    return str(config["cluster"][config["task"]["type"]][int(config["task"]["index"])])
+
+
 def describe_devices(environment: Mapping[str, str] = os.environ) -> str:
     """Describes the devices, such as `2 GPUs` or `the CPU of each of 2 workers`.
 
@@ -74,14 +93,16 @@ def describe_devices(environment: Mapping[str, str] = os.environ) -> str:
     return f"{each} of each of {workers} workers" if workers > 1 else each
 
 
-def uses_xla(setting: str, gpus: int) -> bool:
-    """Returns whether training steps are compiled with XLA.
+def uses_xla(setting: str, gpus: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether training steps are compiled with XLA, which several workers cannot: it has no sums over machines.
 
     Args:
         setting: `xla` of `advanced`.
         gpus: GPUs that this worker uses.
+        environment: environment variables of the process.
     """
-    return setting == "on" or (setting == "auto" and gpus == 1)
+    is_alone = rank_and_size(environment)[1] == 1
+    return is_alone and (setting == "on" or (setting == "auto" and gpus == 1))
 
 
 def describe_first_step(setting: str, gpus: int) -> str:
@@ -144,14 +165,3 @@ def loss_of_workers_in_one_line(environment: Mapping[str, str] = os.environ) -> 
         reason = f"{type(error).__name__}: {error.message.splitlines()[0]}"
         remedy = "Start all again: with a checkpoint_dir, the training goes on from the newest state."
         raise WorkerLost("all workers must stay until the end of the training", reason, remedy) from None
-
-
-def wait_for_workers(spread: tf.distribute.Strategy) -> None:
-    """Waits for all workers: one that exits early fails the others.
-
-    Args:
-        spread: the distribution strategy.
-    """
-    if rank_and_size()[1] > 1:
-        meet = tf.function(lambda: spread.reduce("SUM", spread.run(lambda: tf.constant(1.0)), axis=None), autograph=False)
-        meet()

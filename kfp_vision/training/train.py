@@ -1,9 +1,10 @@
 """Training of a classifier on TFRecords, with monitoring and checkpoints."""
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from kfp_vision.records.records_folder import (
 )
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
-from kfp_vision.training import checkpointing, devices, feeds, monitoring
+from kfp_vision.training import checkpointing, collectives, devices, feeds, monitoring
 from kfp_vision.training.objectives import Objective, choose_objective
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.trainer import Diverged, HistoryRow, Trainer, build_network, freeze_batch_norm, freeze_layers
@@ -46,6 +47,9 @@ BATCH_NORM_WINDOWS_PER_TRAINING = 10.0  # batch norm's moving averages cover at 
 HEAD_RATE_FACTOR, HEAD_WEIGHT_DECAY = 10.0, 0.01  # of the steps of the classification head alone, before the others
 # In place of the default of `min_crop_area` where images have several labels: a smaller crop leaves out what some of them name.
 SEVERAL_LABELS_MIN_CROP_AREA = 0.8
+# Fields that may differ between workers: where each reads, and what the first alone writes.
+OF_ONE_WORKER = ("checkpoint_uri", "checkpoint_dir", "log_uri", "model_name", "workers", "trained_from", "preset", "advanced")
+SAME_START = "Give all the same checkpoint_uri, and a checkpoint_dir that all reach."
 SIGTERM_EXIT_STATUS = 143  # exit status of a process that ended on SIGTERM
 
 
@@ -92,7 +96,8 @@ def train_classifier(
     strategy = devices.choose_strategy(recipe.gpu_count)
     is_chief = devices.rank_and_size()[0] == 0
     _set_seeds(recipe.advanced)
-    precision = hardware.precision() if recipe.advanced.precision == "auto" else recipe.advanced.precision
+    _check_workers(strategy, recipe, labels, (train_records, validation_records))
+    precision = _choose_precision(strategy, recipe.advanced)
     for line in recipe.preset.describe():
         print(redact(line), flush=True)
     print(f"trains {recipe.network} in {precision} on {devices.describe_devices()}", flush=True)
@@ -107,6 +112,8 @@ def train_classifier(
             class_weights = _balanced_weights(train_records, objective) if balanced else None
             trainer = Trainer(feed.model, recipe, about.images / recipe.batch_size, class_weights, objective)
         folder = _resume(trainer, _identity(recipe, shape, labels, train_records)) if recipe.checkpoint_dir else None
+        if devices.rank_and_size()[1] > 1:
+            collectives.check_same(strategy, {"weights to start from": _state_bytes(trainer)}, SAME_START)
         if recipe.advanced.head_steps and not recipe.train_last_layer_only and not trainer.step:
             _train_head(network, data, recipe, strategy, class_weights, objective)
         if line := _describe_first_step(trainer):
@@ -116,13 +123,13 @@ def train_classifier(
             _run_monitored(trainer, batches, feed.validation, folder, events)
         else:
             deque(_end_on_sigterm(trainer.run(batches, feed.validation), trainer), maxlen=0)
-        with trainer.exported_weights():
-            scores = _fit_scores(trainer, feed.validation, labels, about.several)
-            compared = _fit_novelty(feed, network, data, recipe, len(labels), scores)
-    if is_chief:
-        settings = {**scores, "precision": precision, **({"crop": crop} if about.several else {})}
-        _write_outputs(model, page, network, trainer, labels, shape, settings, *compared)
-    devices.wait_for_workers(strategy)
+        if is_chief:
+            with trainer.exported_weights():
+                scores = _fit_scores(trainer, feed.validation, labels, about.several)
+                compared = _fit_novelty(feed, network, data, recipe, len(labels), scores)
+            settings = {**scores, "precision": precision, **({"crop": crop} if about.several else {})}
+            _write_outputs(model, page, network, trainer, labels, shape, settings, *compared)
+    collectives.wait_for_workers(strategy)
     return _final_metrics(trainer)
 
 
@@ -138,6 +145,34 @@ def _check_records(train_records: Path, validation_records: Path) -> RecordsInfo
         found, remedy = f"none in {train_records}", "Look at the list of rejected images."
         raise InputError("there must be images to train on", found, remedy)
     return about
+
+
+def _check_workers(strategy: tf.distribute.Strategy, recipe: Recipe, labels: list[str], records: tuple[Path, Path]) -> None:
+    """Checks that all workers were started alike: else they would wait for each other for ever, or train on other images."""
+    facts = {one.name: getattr(recipe, one.name) for one in fields(recipe) if one.name not in OF_ONE_WORKER}
+    facts |= {f"{name} of advanced": value for name, value in asdict(recipe.advanced).items()}
+    names = ("training records", "validation records")
+    facts |= {name: fingerprint_records(folder) for name, folder in zip(names, records, strict=True)}
+    facts |= {"labels": labels, "version of kfp-vision": __version__}
+    facts["number of GPUs"] = len(tf.config.get_visible_devices("GPU"))
+    collectives.check_same(strategy, facts, "Start all workers with the same command, on the same records.")
+
+
+def _choose_precision(strategy: tf.distribute.Strategy, advanced: Advanced) -> str:
+    """Returns the precision of all workers: bfloat16 by itself only where the hardware of each multiplies in it."""
+    if advanced.precision != "auto":
+        return advanced.precision
+    each = collectives.gather(strategy, [hardware.precision() == "bfloat16"])
+    return "bfloat16" if each.all() else "float32"
+
+
+def _state_bytes(trainer: Trainer) -> bytes:
+    """Returns a digest of all that the first step depends on."""
+    state = trainer.state()
+    digest = hashlib.sha256(str(state.step).encode())
+    for name in sorted(state.arrays):
+        digest.update(state.arrays[name].tobytes())
+    return digest.digest()
 
 
 def _keep_labels_in_crops(recipe: Recipe) -> Recipe:
@@ -218,16 +253,20 @@ def _balanced_weights(train_records: Path, objective: Objective) -> npt.NDArray[
 
 def _identity(recipe: Recipe, shape: Mapping[str, Any], labels: list[str], train_records: Path) -> dict[str, Any]:
     """Returns what must be the same when a training resumes. Anything else may change, such as the learning rate."""
-    fields = {name: getattr(recipe, name) for name in ("network", "optimizer", "batch_size", "train_last_layer_only")}
+    chosen = {name: getattr(recipe, name) for name in ("network", "optimizer", "batch_size", "train_last_layer_only")}
     fingerprint = fingerprint_records(train_records)
     kind = {LABELS_PER_IMAGE: SEVERAL} if read_records_info(train_records).several else {}
-    return {**fields, **shape, **kind, "labels": labels, "pictures": fingerprint, "seed": recipe.advanced.seed}
+    return {**chosen, **shape, **kind, "labels": labels, "pictures": fingerprint, "seed": recipe.advanced.seed}
 
 
 def _resume(trainer: Trainer, identity: Mapping[str, Any]) -> checkpointing.CheckpointFolder:
-    """Opens the checkpoint folder, and restores the newest checkpoint if there is one."""
+    """Opens the checkpoint folder, and restores the newest checkpoint if there is one: of all workers the chief's newest."""
     folder = checkpointing.CheckpointFolder(trainer.recipe.checkpoint_dir, identity)
-    if state := folder.newest():
+    state = folder.newest() if devices.rank_and_size()[0] == 0 else None
+    (step,) = map(int, collectives.of_chief(trainer.strategy, [state.step if state else 0]))
+    if state is None and step:
+        state = folder.at(step)
+    if state:
         trainer.restore(state)
         print(f"resumes after step {trainer.step}, from {folder.uri}", flush=True)
     return folder

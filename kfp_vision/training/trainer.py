@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
-from kfp_vision.training import devices, monitoring, schedules
+from kfp_vision.training import collectives, devices, monitoring, schedules
 from kfp_vision.training.checkpointing import TrainingState
 from kfp_vision.training.objectives import Objective, OneLabel
 from kfp_vision.training.optimizers import make_optimizer
@@ -76,7 +76,8 @@ class Trainer:
         ended_early: whether early stopping has ended the training.
         wants_to_stop: returns whether this worker wishes to end, on SIGTERM for example. The wishes of all workers ride in the
             sums of each step, so that all end after the same one.
-        stopped: whether a worker's wish has ended the training.
+        stopped: whether a worker's wish has ended the training. Every other decision is taken by the step, or by figures that
+            all workers share: never by a clock or by what one worker computes alone.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Trainer:
         self.wants_to_stop: Callable[[], bool] = lambda: False
         self.stopped = False
         self.run_name = monitoring.run_name(recipe.model_name)
+        self._wish_step: int | None = None  # the first at which a worker wished to stop
         self._unread_sums = deque[tuple[int, tf.Tensor, tf.Tensor]]()  # step, loss, and how many devices wish to stop
         self._best: Weights = []
         self.best_row: HistoryRow = {}
@@ -133,9 +135,10 @@ class Trainer:
                 yield None
                 continue
             self._read_sums()
+            self._heed_wishes(self.step)
             row = interval.row(self.step, self.learning_rate_at(self.step - 1), self.recipe.batch_size, self.objective)
             if validation is not None and self._validation_is_due():
-                row |= self.validate(validation)
+                row |= self._validate_once(validation)
                 self._track_best(row)
             self.history.append(row)
             yield row
@@ -263,8 +266,24 @@ class Trainer:
         if self._is_alone:
             self.stopped = self.wants_to_stop()
         # Not at every step on a GPU: TensorFlow copies from it only when all steps are done that were called before the copy.
-        if len(self._unread_sums) == self._queued_steps:
-            self._read_sums(unread=self._queued_steps // 2)
+        unread = self._queued_steps // 2
+        if self.step % max(unread, 1) == 0:
+            self._read_sums(unread)
+            self._heed_wishes(self.step - unread)
+
+    def _heed_wishes(self, until: int) -> None:
+        """Ends the training if a worker wished so at a step until this one.
+
+        The step decides, not what was read: the chief has read more when it saved, by its own clock.
+        """
+        self.stopped = self.stopped or (self._wish_step is not None and self._wish_step <= until)
+
+    def _validate_once(self, batches: Iterable[Any]) -> HistoryRow:
+        """Validates on the chief; returns its figures on all workers, whose own may differ in the last digits."""
+        names = ("validation_loss", self.objective.validation_figure)
+        is_chief = devices.rank_and_size()[0] == 0
+        own = self.validate(batches) if is_chief else dict.fromkeys(names, 0.0)
+        return dict(zip(names, collectives.of_chief(self.strategy, [own[name] for name in names]), strict=True))
 
     def _row_is_due(self) -> bool:
         every = math.ceil(self.recipe.train_steps / HISTORY_ROWS)
@@ -289,7 +308,7 @@ class Trainer:
     ) -> tf.Tensor:
         """Takes the step of one device; returns what is summed over all, as one vector, since each sum is a message."""
         loss, counts = self._replica_step(images, labels, learning_rate)
-        return tf.concat([loss[None], counts, tf.cast(wish, tf.float32)[None]], 0)
+        return tf.concat([loss[None], tf.cast(counts, loss.dtype), tf.cast(wish, loss.dtype)[None]], 0)
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         variables = self.model.trainable_variables
@@ -357,17 +376,15 @@ class Trainer:
         return {f"{kind}/{number}": variable for kind, held in kinds.items() for number, variable in enumerate(held)}
 
     def _read_sums(self, unread: int = 0) -> None:
-        """Reads the sums of all steps but the newest `unread`: reading waits until a step is computed.
-
-        Every worker reads the same sums after the same steps, and so ends after the same one.
-        """
+        """Reads the sums of all steps but the newest `unread`: reading waits until a step is computed."""
         while len(self._unread_sums) > unread:
             step, tensor, wishes = self._unread_sums[0]
             if not math.isfinite(loss := float(tensor)):
                 rate = self.learning_rate_at(step - 1)
                 remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
                 raise Diverged("the loss must be finite", f"{loss} at step {step}, at rate {rate:g}", remedy)
-            self.stopped = self.stopped or float(wishes) > 0
+            if self._wish_step is None and float(wishes) > 0:
+                self._wish_step = step
             self._unread_sums.popleft()
 
 
