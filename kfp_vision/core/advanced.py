@@ -183,7 +183,7 @@ class Advanced:
         name_unknown: name images that are not known `unknown`, in tables of predictions and on the server's page.
         save_interval_secs: seconds between two checkpoints in `checkpoint_dir`.
         deterministic: make results reproducible bit by bit, at some cost in speed.
-        xla: compile with XLA: `on`, `off`, or `auto`, which is on with one GPU; always off with several workers.
+        xla: compile with XLA: `on`, `off`, or `auto`, which is on with one GPU of one worker.
         cache_pictures: keep decoded images in a quarter of the memory, as many as fit; else decode them each time.
         min_crop_area: smallest share of an image that a random crop keeps; where images have several labels, 0.8 instead of the
             default, since a smaller crop would leave labels out.

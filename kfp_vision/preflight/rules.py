@@ -331,8 +331,8 @@ def _check_workers(form: Mapping[str, Any], advanced: Advanced) -> None:
         rule = f"batch_size must be a multiple of the {devices} devices of all workers, which share every batch"
         multiple = math.ceil(form["batch_size"] / devices) * devices
         raise InputError(rule, form["batch_size"], f"Set it to {multiple}, say.")
-    if form["workers"] > 1 and advanced.xla == "on":
-        rule = "xla of advanced must not be on for several workers, since XLA cannot compile sums over machines"
+    if form["workers"] > 1 and not form["gpu_count"] and advanced.xla == "on":
+        rule = "xla of advanced must not be on for several workers without GPUs, where XLA cannot compile sums over machines"
         raise InputError(rule, f"workers={form['workers']:g}", "Leave it out, or set workers to 1.")
 
 

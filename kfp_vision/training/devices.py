@@ -94,15 +94,18 @@ def describe_devices(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def uses_xla(setting: str, gpus: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Returns whether training steps are compiled with XLA, which several workers cannot: it has no sums over machines.
+    """Returns whether training steps are compiled with XLA.
+
+    Several workers are not by `auto`: for processors XLA has no sums over machines, and for GPUs that was not tried.
 
     Args:
         setting: `xla` of `advanced`.
         gpus: GPUs that this worker uses.
         environment: environment variables of the process.
     """
-    is_alone = rank_and_size(environment)[1] == 1
-    return is_alone and (setting == "on" or (setting == "auto" and gpus == 1))
+    if rank_and_size(environment)[1] > 1:
+        return setting == "on" and gpus > 0
+    return setting == "on" or (setting == "auto" and gpus == 1)
 
 
 def describe_first_step(setting: str, gpus: int) -> str:
@@ -160,7 +163,10 @@ def loss_of_workers_in_one_line(environment: Mapping[str, str] = os.environ) -> 
     try:
         yield
     except tf.errors.OpError as error:
-        if rank_and_size(environment)[1] == 1 or not any(word in error.message for word in OF_LOST_WORKERS):
+        is_ours = isinstance(
+            error, tf.errors.InvalidArgumentError | tf.errors.UnimplementedError | tf.errors.ResourceExhaustedError
+        )
+        if is_ours or rank_and_size(environment)[1] == 1 or not any(word in error.message for word in OF_LOST_WORKERS):
             raise
         reason = f"{type(error).__name__}: {error.message.splitlines()[0]}"
         remedy = "Start all again: with a checkpoint_dir, the training goes on from the newest state."

@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from support import model_servers, shade_records, sigkill
 
 from kfp_vision.core.advanced import Advanced
@@ -350,6 +351,21 @@ def test_a_wrong_field_that_only_the_workers_see_ends_the_training_at_once(folde
     assert "starts all again" not in printed
 
 
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (tf.errors.UnavailableError(None, None, "Collective ops is aborted by: Socket closed"), True),
+        # As of XLA on a processor, seen with TensorFlow 2.21: starting again would not help.
+        (tf.errors.UnimplementedError(None, None, "Collectives are not yet implemented for CPU devices"), False),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor in collective"), False),
+    ],
+)
+def test_an_error_of_a_worker_itself_is_not_taken_for_the_loss_of_another(error, is_lost):
+    together = {"TF_CONFIG": tf_config.of_addresses(["a:1", "b:1"], 0)}
+    with pytest.raises(tf_config.WorkerLost if is_lost else type(error)), devices.loss_of_workers_in_one_line(together):
+        raise error
+
+
 def test_rank_and_size_of_a_worker():
     cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": ["d:1"]}
 
@@ -384,7 +400,8 @@ def test_missing_gpus_are_an_error_in_a_pod_and_a_warning_elsewhere(capsys):
 )
 def test_the_log_says_that_the_first_step_waits_for_xla_where_it_does(setting, gpus, compiles, says):
     assert devices.uses_xla(setting, gpus) == compiles
-    assert not devices.uses_xla(setting, gpus, {"TF_CONFIG": tf_config.of_addresses(["a:1", "b:1"], 0)})
+    together = {"TF_CONFIG": tf_config.of_addresses(["a:1", "b:1"], 0)}
+    assert devices.uses_xla(setting, gpus, together) == (setting == "on" and gpus > 0)
     line = devices.describe_first_step(setting, gpus)
     assert bool(line) == says
     if says:
