@@ -182,7 +182,9 @@ def train_in_float64(folders: Path, out: Path, workers: int) -> Path:
         [{"TF_CONFIG": tf_config.of_addresses(addresses, rank)} for rank in range(workers)] if workers > 1 else [{}]
     )
     changes = THIRTY_STEPS | {"checkpoint_dir": str(out / "kept")}
-    wait_for_all([start_worker(folders, out, changes, own, ("-c", IN_FLOAT64)) for own in configurations])
+    outputs = wait_for_all([start_worker(folders, out, changes, own, ("-c", IN_FLOAT64)) for own in configurations])
+    assert not any("warning: no profile" in printed for printed in outputs)
+    assert list((out / "events").glob("**/*.xplane.pb"))
     return out / "kept"
 
 
