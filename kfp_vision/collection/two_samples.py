@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.prediction.novelty import spread
+from kfp_vision.prediction.likeness import spread
 
 FOLDS = 5  # of the cross-validation
 PERMUTATIONS = 2000  # the smallest p value is one in 2,001

@@ -194,7 +194,7 @@ class Advanced:
         name_unknown: name images that are not known `unknown`, in tables of predictions and on the server's page.
         save_interval_secs: seconds between two checkpoints in `checkpoint_dir`.
         deterministic: make results reproducible bit by bit, at some cost in speed.
-        xla: compile with XLA: `on`, `off`, or `auto`, which does on one GPU, if the training is long enough to gain by it.
+        xla: compile with XLA: `on`, `off`, or `auto`, which does on one GPU of one worker, if that saves time.
         cache_pictures: keep decoded images in a quarter of the memory, as many as fit; else decode them each time.
         min_crop_area: smallest share of an image that a random crop keeps; where images have several labels, 0.8 instead of the
             default, since a smaller crop would leave labels out.

@@ -282,7 +282,7 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
         check_number(name, form[name], 1, math.inf, "a whole number above 0", usual, whole=True)
     check_number("learning_rate", form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
     check_number("gpu_count", form["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
-    _check_workers(form)
+    _check_workers(form, advanced)
     for name in ("fine_tune", "train_last_layer_only"):
         check_type(name, form[name], bool, "true")
     _check_optimizer(form)
@@ -323,7 +323,7 @@ def check_network_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
         network.check_start(form["checkpoint_uri"])
 
 
-def _check_workers(form: Mapping[str, Any]) -> None:
+def _check_workers(form: Mapping[str, Any], advanced: Advanced) -> None:
     rule = f"a whole number from 1 to {MAX_WORKERS}"
     check_number("workers", form["workers"], 1, MAX_WORKERS + 1, rule, "2", whole=True)
     devices = int(form["workers"] * max(form["gpu_count"], 1))
@@ -331,6 +331,9 @@ def _check_workers(form: Mapping[str, Any]) -> None:
         rule = f"batch_size must be a multiple of the {devices} devices of all workers, which share every batch"
         multiple = math.ceil(form["batch_size"] / devices) * devices
         raise InputError(rule, form["batch_size"], f"Set it to {multiple}, say.")
+    if form["workers"] > 1 and not form["gpu_count"] and advanced.xla == "on":
+        rule = "xla of advanced must not be on for several workers without GPUs, where XLA cannot compile sums over machines"
+        raise InputError(rule, f"workers={form['workers']:g}", "Leave it out, or set workers to 1.")
 
 
 def _check_optimizer(form: Mapping[str, Any]) -> None:

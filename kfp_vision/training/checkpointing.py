@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import InputError, NotFoundError
 from kfp_vision.storage import reading, uris, writing
 
 CHECKPOINT_FILE = re.compile(r"step-(\d{8})\.npz")
+FILE_NAME = "step-{:08}.npz"
 CHECKPOINTS_KEPT = 2
 METADATA_KEY = "about"
 DAMAGED_FILE_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile)
@@ -78,6 +79,29 @@ class CheckpointFolder:
             return state
         return None
 
+    def at(self, step: int) -> TrainingState:
+        """Reads the checkpoint of a step, from which another worker of the training resumes.
+
+        Args:
+            step: of the checkpoint.
+
+        Raises:
+            InputError: it is missing or damaged, or belongs to another training.
+        """
+        name = FILE_NAME.format(step)
+        try:
+            state = _unpack(self._read(name))
+        except (NotFoundError, *DAMAGED_FILE_ERRORS) as error:
+            rule = f"checkpoint_dir must be one folder that all workers reach, with the {name} from which worker 0 resumes"
+            found = (
+                f"none in {self.uri}"
+                if isinstance(error, NotFoundError | FileNotFoundError)
+                else f"a damaged one in {self.uri}"
+            )
+            raise InputError(rule, found, "Set it to a folder of a bucket, or of a shared file system.") from None
+        self._check_identity(state.about["identity"], name)
+        return state
+
     def save(self, state: TrainingState) -> None:
         """Starts to write a checkpoint in the background, once the previous one is written.
 
@@ -102,7 +126,7 @@ class CheckpointFolder:
 
     def _write(self, state: TrainingState) -> None:
         packed = _pack(TrainingState(state.step, state.arrays, {**state.about, "identity": self.identity}))
-        writing.write_file(packed, uris.join_uri(self.uri, f"step-{state.step:08}.npz"))
+        writing.write_file(packed, uris.join_uri(self.uri, FILE_NAME.format(state.step)))
         for name in self._names()[:-CHECKPOINTS_KEPT]:
             writing.delete_file(uris.join_uri(self.uri, name))
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from kfp_vision.core import hardware, threads
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import InputError, UnreachableError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.training.tf_config import WorkerLost
 
@@ -32,7 +34,7 @@ def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ)
         The strategy in whose scope the model is built. Outside a pod, it uses fewer GPUs with a warning if some are missing.
 
     Raises:
-        InputError: a pod has fewer GPUs than `gpu_count`.
+        InputError: a pod has fewer GPUs than `gpu_count`, or a worker cannot listen at its address.
     """
     visible = tf.config.list_physical_devices("GPU")
     if gpu_count > len(visible):
@@ -46,13 +48,25 @@ def choose_strategy(gpu_count: int, environment: Mapping[str, str] = os.environ)
     tf.config.set_visible_devices(used, "GPU")
     hardware.share_gpus()
     if len(_workers(environment)) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:
+            rule, reason = "a worker must be able to listen at its own address in TF_CONFIG", error.message.splitlines()[0]
+            raise UnreachableError(rule, f"{_own_address(environment)} ({reason})", "Choose a free port above 1023.") from None
+        _take_sigterm_back()
+        return strategy
     return tf.distribute.MirroredStrategy() if len(used) > 1 else tf.distribute.get_strategy()
 
 
 def count_gpus() -> int:
     """Returns how many GPUs this worker uses."""
     return len(tf.config.get_visible_devices("GPU"))
+
+
+def _take_sigterm_back() -> None:
+    """Gives SIGTERM back to Python: with several workers TensorFlow takes it, and the process would go on till SIGKILL."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def rank_and_size(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -69,6 +83,11 @@ def rank_and_size(environment: Mapping[str, str] = os.environ) -> tuple[int, int
 def _workers(environment: Mapping[str, str]) -> list[tuple[str, int]]:
     cluster = json.loads(environment.get("TF_CONFIG") or "{}").get("cluster", {})
     return [(kind, index) for kind in ("chief", "worker") for index in range(len(cluster.get(kind, ())))]
+
+
+def _own_address(environment: Mapping[str, str]) -> str:
+    config = json.loads(environment["TF_CONFIG"])
+    return str(config["cluster"][config["task"]["type"]][int(config["task"]["index"])])
 
 
 def describe_devices(environment: Mapping[str, str] = os.environ) -> str:
@@ -148,30 +167,11 @@ def loss_of_workers_in_one_line(environment: Mapping[str, str] = os.environ) -> 
     try:
         yield
     except tf.errors.OpError as error:
-        if rank_and_size(environment)[1] == 1 or not any(word in error.message for word in OF_LOST_WORKERS):
+        is_ours = isinstance(
+            error, tf.errors.InvalidArgumentError | tf.errors.UnimplementedError | tf.errors.ResourceExhaustedError
+        )
+        if is_ours or rank_and_size(environment)[1] == 1 or not any(word in error.message for word in OF_LOST_WORKERS):
             raise
         reason = f"{type(error).__name__}: {error.message.splitlines()[0]}"
         remedy = "Start all again: with a checkpoint_dir, the training goes on from the newest state."
         raise WorkerLost("all workers must stay until the end of the training", reason, remedy) from None
-
-
-def wait_for_workers(spread: tf.distribute.Strategy) -> None:
-    """Waits for all workers: one that exits early fails the others.
-
-    Args:
-        spread: the distribution strategy.
-    """
-    is_any(spread, True)
-
-
-def is_any(spread: tf.distribute.Strategy, own: bool) -> bool:
-    """Tells every worker whether it is so for any of them. All must call it.
-
-    Args:
-        spread: the distribution strategy.
-        own: whether it is so for this worker.
-    """
-    if rank_and_size()[1] == 1:
-        return own
-    count = tf.function(lambda: spread.reduce("SUM", spread.run(lambda: tf.constant(float(own))), axis=None), autograph=False)
-    return float(count()) > 0

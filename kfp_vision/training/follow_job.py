@@ -4,6 +4,7 @@ Records and outputs go through the folder `workers` in `checkpoint_dir`, a bucke
 stages.
 """
 
+import hashlib
 import json
 import threading
 import time
@@ -23,7 +24,7 @@ from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.worker import LOST_STATUS, SIGTERM_STATUS, WorkerJob, download, upload
 
 FOLDER = "workers"  # in checkpoint_dir
-FINGERPRINT_DIGITS = 16
+NAME_DIGITS = 16  # of the folder of records
 POLL_SECONDS = 5.0
 SILENT_SECONDS = 20.0  # without a pod or a condition, after which the events are asked
 OUTPUTS = ("model", "events", "page", "metrics")
@@ -67,7 +68,7 @@ def train(
     client = JobClient(recipe.advanced.training_api)
     stage, place = client.stage(), uris.join_uri(recipe.checkpoint_dir, FOLDER)
     inputs = {"train_records": train_records, "validation_records": validation_records, "label_map": label_map}
-    inputs_uri = uris.join_uri(place, f"records-{fingerprint_records(train_records)[:FINGERPRINT_DIGITS]}")
+    inputs_uri = uris.join_uri(place, inputs_folder(stage.key, fingerprint_records(train_records)))
     _upload_inputs(inputs, inputs_uri)
     with checkpointing.sigterm_event() as stop:
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -89,6 +90,18 @@ def train(
         for file in reading.list_files(used):
             writing.delete_file(uris.join_uri(used, file.name))
     return reached
+
+
+def inputs_folder(key: str, fingerprint: str) -> str:
+    """Returns the name of the folder of records of a stage, which its later tries find again.
+
+    No other run has it, even with the same records and the same `checkpoint_dir`: each deletes its own at the end.
+
+    Args:
+        key: see `train_job.Stage`.
+        fingerprint: of the records.
+    """
+    return f"records-{hashlib.sha256(f'{key}/{fingerprint}'.encode()).hexdigest()[:NAME_DIGITS]}"
 
 
 def _upload_inputs(inputs: Mapping[str, Path], uri: str) -> None:

@@ -106,7 +106,7 @@ class TrainingMonitor:
         """
         if self._profiling and step + 1 >= self._profiled.stop:
             with _warn_on_failure("no profile is kept"):
-                with contextlib.suppress(tf.errors.InvalidArgumentError):  # not among several workers, which wait at each step
+                with contextlib.suppress(tf.errors.OpError):  # not among several workers, which wait at each step
                     tf.test.experimental.sync_devices()
                 self._stop_profiler()
 

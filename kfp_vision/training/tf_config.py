@@ -7,6 +7,7 @@ https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_e
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ PORT = 2222  # of each worker, as in Kubeflow's training operator
 # a label, and the stage the third, since nothing in a pod says how many there are.
 INDEX_VARIABLE, JOBSET_VARIABLE, WORKERS_VARIABLE = "JOB_COMPLETION_INDEX", "JOBSET_NAME", "KFP_VISION_WORKERS"
 REPLICATED_JOB = "node"  # name of the replicated job in our runtime, as Trainer demands it
+ADDRESS = re.compile(r".+:\d+")
 RESOLVE_SECONDS = 900.0  # until a worker's node is there, and its image pulled
 RESOLVE_PAUSE, SECONDS_BETWEEN_LINES = 1.0, 30.0
 
@@ -40,9 +42,10 @@ def of_pod(environment: Mapping[str, str] = os.environ) -> str:
         The JSON text.
 
     Raises:
-        FieldError: a variable is missing.
+        FieldError: a variable is missing, or `TF_CONFIG` is none.
     """
     if given := environment.get(TF_CONFIG):
+        check(given)
         return given
     if missing := [name for name in (INDEX_VARIABLE, JOBSET_VARIABLE, WORKERS_VARIABLE) if not environment.get(name)]:
         rule = f"a worker must run in a pod of the TrainingRuntime of manifests/base, or with {TF_CONFIG}"
@@ -50,6 +53,30 @@ def of_pod(environment: Mapping[str, str] = os.environ) -> str:
     name, workers = environment[JOBSET_VARIABLE], int(environment[WORKERS_VARIABLE])
     addresses = [f"{name}-{REPLICATED_JOB}-0-{index}.{name}:{PORT}" for index in range(workers)]
     return of_addresses(addresses, int(environment[INDEX_VARIABLE]))
+
+
+def check(config: str) -> None:
+    """Checks that a `TF_CONFIG` names workers, and one of them as this process.
+
+    Args:
+        config: the JSON text.
+
+    Raises:
+        FieldError: it does not; TensorFlow would end with a traceback, or wait for ever.
+    """
+    try:
+        parsed = json.loads(config)
+        hosts, index = parsed["cluster"][parsed["task"]["type"]], int(parsed["task"]["index"])
+        is_valid = 0 <= index < len(hosts) and all(
+            ADDRESS.fullmatch(address) for of_kind in parsed["cluster"].values() for address in of_kind
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        is_valid = False
+    if not is_valid:
+        example = of_addresses(["10.0.0.1:2222", "10.0.0.2:2222"], 0)
+        raise FieldError(
+            f"{TF_CONFIG} must name HOST:PORT of all workers, and which of them this is", config, f"Take {example}."
+        )
 
 
 def of_addresses(addresses: Sequence[str], rank: int) -> str:

@@ -1,9 +1,10 @@
 """Training of a classifier on TFRecords, with monitoring and checkpoints."""
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from kfp_vision.records.records_folder import (
 )
 from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
-from kfp_vision.training import checkpointing, devices, feeds, monitoring, xla
+from kfp_vision.training import checkpointing, collectives, devices, feeds, monitoring, xla
 from kfp_vision.training.divergence import Diverged
 from kfp_vision.training.objectives import Objective, choose_objective
 from kfp_vision.training.recipe import Recipe
@@ -59,6 +60,9 @@ HEAD_RATE_FACTOR, HEAD_WEIGHT_DECAY = 10.0, 0.01  # of the steps of the classifi
 SEVERAL_LABELS_MIN_CROP_AREA = 0.8
 OF_SWEEP = ("rungs_uri", "trial_number")  # fields of a recipe that say where a training belongs, and not how to repeat it
 NO_RUNGS = "is not compared with the other trials, since no validation takes place before the last step"
+# Fields that may differ between workers: where each reads, and what the first alone writes.
+OF_ONE_WORKER = ("checkpoint_uri", "checkpoint_dir", "log_uri", "model_name", "workers", "trained_from", "preset", "advanced")
+SAME_START = "Give all the same checkpoint_uri, and a checkpoint_dir that all reach."
 SIGTERM_EXIT_STATUS = 143  # exit status of a process that ended on SIGTERM
 
 
@@ -110,7 +114,8 @@ def train_classifier(
     tuned = choices.prepare() if choices else False
     is_chief = devices.rank_and_size()[0] == 0
     _set_seeds(recipe.advanced)
-    precision = hardware.precision() if recipe.advanced.precision == "auto" else recipe.advanced.precision
+    _check_workers(strategy, recipe, labels, (train_records, validation_records))
+    precision = _choose_precision(strategy, recipe.advanced)
     for line in recipe.preset.describe():
         print(redact(line), flush=True)
     print(f"trains {recipe.network} in {precision} on {devices.describe_devices()}", flush=True)
@@ -126,6 +131,8 @@ def train_classifier(
             how = partial(Trainer, prepare=feed.prepare, tuned=tuned)
             trainer = how(feed.model, recipe, about.images / recipe.batch_size, class_weights, objective)
         folder = _resume(trainer, _identity(recipe, shape, labels, train_records)) if recipe.checkpoint_dir else None
+        if devices.rank_and_size()[1] > 1:
+            collectives.check_same(strategy, {"weights to start from": _state_bytes(trainer)}, SAME_START)
         if recipe.advanced.head_steps and not recipe.train_last_layer_only and not trainer.step:
             _train_head(network, data, recipe, strategy, class_weights, objective)
         if line := _describe_first_step(trainer, tuned=tuned):
@@ -136,15 +143,14 @@ def train_classifier(
             _run_monitored(trainer, batches, feed.validation, folder, events, choices)
         else:
             deque(_end_on_sigterm(trainer.run(batches, feed.validation), trainer), maxlen=0)
-        with trainer.exported_weights():
-            scores = _fit_scores(trainer, feed.validation, labels, about.several)
-            compared = _fit_novelty(feed, network, data, recipe, len(labels), scores)
-    if is_chief:
-        settings = {**scores, "precision": precision, **({"crop": crop} if about.several else {})}
-        _write_outputs(
-            model, page, network, trainer, labels, shape, settings, *compared, comparison.line() if comparison else ""
-        )
-    devices.wait_for_workers(strategy)
+        if is_chief:
+            with trainer.exported_weights():
+                scores = _fit_scores(trainer, feed.validation, labels, about.several)
+                compared = _fit_novelty(feed, network, data, recipe, len(labels), scores)
+            settings = {**scores, "precision": precision, **({"crop": crop} if about.several else {})}
+            line = comparison.line() if comparison else ""
+            _write_outputs(model, page, network, trainer, labels, shape, settings, *compared, line)
+    collectives.wait_for_workers(strategy)
     return _final_metrics(trainer) | (comparison.metrics() if comparison else {})
 
 
@@ -160,6 +166,34 @@ def _check_records(train_records: Path, validation_records: Path) -> RecordsInfo
         found, remedy = f"none in {train_records}", "Look at the list of rejected images."
         raise InputError("there must be images to train on", found, remedy)
     return about
+
+
+def _check_workers(strategy: tf.distribute.Strategy, recipe: Recipe, labels: list[str], records: tuple[Path, Path]) -> None:
+    """Checks that all workers were started alike: else they would wait for each other for ever, or train on other images."""
+    facts = {one.name: getattr(recipe, one.name) for one in fields(recipe) if one.name not in OF_ONE_WORKER}
+    facts |= {f"{name} of advanced": value for name, value in asdict(recipe.advanced).items()}
+    names = ("training records", "validation records")
+    facts |= {name: fingerprint_records(folder) for name, folder in zip(names, records, strict=True)}
+    facts |= {"labels": labels, "version of kfp-vision": __version__}
+    facts["number of GPUs"] = len(tf.config.get_visible_devices("GPU"))
+    collectives.check_same(strategy, facts, "Start all workers with the same command, on the same records.")
+
+
+def _choose_precision(strategy: tf.distribute.Strategy, advanced: Advanced) -> str:
+    """Returns the precision of all workers: bfloat16 by itself only where the hardware of each multiplies in it."""
+    if advanced.precision != "auto":
+        return advanced.precision
+    each = collectives.gather(strategy, [hardware.precision() == "bfloat16"])
+    return "bfloat16" if each.all() else "float32"
+
+
+def _state_bytes(trainer: Trainer) -> bytes:
+    """Returns a digest of all that the first step depends on."""
+    state = trainer.state()
+    digest = hashlib.sha256(str(state.step).encode())
+    for name in sorted(state.arrays):
+        digest.update(state.arrays[name].tobytes())
+    return digest.digest()
 
 
 def _keep_labels_in_crops(recipe: Recipe) -> Recipe:
@@ -240,16 +274,20 @@ def _balanced_weights(train_records: Path, objective: Objective) -> npt.NDArray[
 
 def _identity(recipe: Recipe, shape: Mapping[str, Any], labels: list[str], train_records: Path) -> dict[str, Any]:
     """Returns what must be the same when a training resumes. Anything else may change, such as the learning rate."""
-    fields = {name: getattr(recipe, name) for name in ("network", "optimizer", "batch_size", "train_last_layer_only")}
+    chosen = {name: getattr(recipe, name) for name in ("network", "optimizer", "batch_size", "train_last_layer_only")}
     fingerprint = fingerprint_records(train_records)
     kind = {LABELS_PER_IMAGE: SEVERAL} if read_records_info(train_records).several else {}
-    return {**fields, **shape, **kind, "labels": labels, "pictures": fingerprint, "seed": recipe.advanced.seed}
+    return {**chosen, **shape, **kind, "labels": labels, "pictures": fingerprint, "seed": recipe.advanced.seed}
 
 
 def _resume(trainer: Trainer, identity: Mapping[str, Any]) -> checkpointing.CheckpointFolder:
-    """Opens the checkpoint folder, and restores the newest checkpoint if there is one."""
+    """Opens the checkpoint folder, and restores the newest checkpoint if there is one: of all workers the chief's newest."""
     folder = checkpointing.CheckpointFolder(trainer.recipe.checkpoint_dir, identity)
-    if state := folder.newest():
+    state = folder.newest() if devices.rank_and_size()[0] == 0 else None
+    (step,) = map(int, collectives.of_chief(trainer.strategy, [state.step if state else 0]))
+    if state is None and step:
+        state = folder.at(step)
+    if state:
         trainer.restore(state)
         print(f"resumes after step {trainer.step}, from {folder.uri}", flush=True)
     return folder
@@ -261,7 +299,7 @@ def _describe_first_step(trainer: Trainer, *, tuned: bool) -> str:
     if recipe.train_last_layer_only or trainer.step >= recipe.train_steps:
         return ""
     gpus, images = devices.count_gpus(), recipe.train_steps * recipe.batch_size
-    return xla.describe_first_step(recipe.advanced.xla, gpus, images, tuned=tuned)
+    return xla.describe_first_step(recipe.advanced.xla, gpus, images, workers=devices.rank_and_size()[1], tuned=tuned)
 
 
 class _TrialComparison:
@@ -285,7 +323,7 @@ class _TrialComparison:
             self._ended = self._rungs.compare(self._trainer.step, reached)
         if self._ended:
             print(f"ends early {self._ended.describe(self._trainer.recipe.train_steps)}", flush=True)
-        return devices.is_any(self._trainer.strategy, self._ended is not None)
+        return bool(collectives.of_chief(self._trainer.strategy, [self._ended is not None])[0])
 
     def metrics(self) -> dict[str, float]:
         """Returns the figures of `Ended`; empty if the trial has not ended early."""

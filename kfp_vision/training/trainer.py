@@ -15,7 +15,7 @@ import numpy.typing as npt
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.networks import NETWORKS
-from kfp_vision.training import devices, monitoring, schedules, xla
+from kfp_vision.training import collectives, devices, monitoring, schedules, xla
 from kfp_vision.training.checkpointing import TrainingState
 from kfp_vision.training.divergence import RULE, Diverged
 from kfp_vision.training.objectives import Objective, OneLabel
@@ -82,10 +82,11 @@ class Trainer:
         ended_early: whether early stopping has ended the training.
         wants_to_stop: returns whether this worker wishes to end, on SIGTERM for example. The wishes of all workers ride in the
             sums of each step, so that all end after the same one.
-        stopped: whether a worker's wish has ended the training.
+        stopped: whether a worker's wish has ended the training. Every other decision is taken by the step, or by figures that
+            all workers share: never by a clock or by what one worker computes alone.
         steps_per_call: how many steps a device is given at a time, see `devices.steps_per_call`.
         is_behind: returns whether the training is to end because others are better, given its history; asked at the start and
-            after each validation, by all workers.
+            after each validation, by all workers, and says the same to all.
         outdone: whether the training has ended because others are better.
     """
 
@@ -118,6 +119,7 @@ class Trainer:
         self.is_behind: Callable[[list[HistoryRow]], bool] = lambda history: False
         self.outdone = False
         self.run_name = monitoring.run_name(recipe.model_name)
+        self._wish_step: int | None = None  # the first at which a worker wished to stop
         self._unread_sums = deque[tuple[int, tf.Tensor, tf.Tensor]]()  # step, loss, and how many devices wish to stop
         self._best: Weights = []
         self.best_row: HistoryRow = {}
@@ -127,7 +129,9 @@ class Trainer:
         # A processor's sums are there with the step.
         self._queued_steps = max(MAX_QUEUED_STEPS, 2 * self.steps_per_call) if gpus or self._is_alone else 1
         images = recipe.train_steps * recipe.batch_size if len(model.input_shape) == IMAGE_DIMENSIONS else 0
-        compile_options = {"jit_compile": True} if xla.uses_xla(recipe.advanced.xla, gpus, images, tuned=tuned) else {}
+        workers = devices.rank_and_size()[1]
+        compiles = xla.uses_xla(recipe.advanced.xla, gpus, images, workers=workers, tuned=tuned)
+        compile_options = {"jit_compile": True} if compiles else {}
         self.compiled_step = tf.function(self._step, **compile_options)
         self.compiled_steps = tf.function(self._steps, autograph=False, **compile_options)
         # Without XLA: to compile it a second time takes longer than all validations of a training.
@@ -158,9 +162,10 @@ class Trainer:
                 yield None
                 continue
             self._read_sums()
+            self._heed_wishes(self.step)
             row = interval.row(self.step, self.learning_rate_at(self.step - 1), self.recipe.batch_size, self.objective)
             if validation is not None and self._validation_is_due():
-                row |= self.validate(validation)
+                row |= self._validate_once(validation)
                 self._track_best(row)
             self.history.append(row)
             if "validation_loss" in row:
@@ -304,8 +309,25 @@ class Trainer:
         if self._is_alone:
             self.stopped = self.wants_to_stop()
         # Not at every step on a GPU: TensorFlow copies from it only when all steps are done that were called before the copy.
-        if len(self._unread_sums) >= self._queued_steps:
-            self._read_sums(unread=self._queued_steps // 2)
+        unread = self._queued_steps // 2
+        is_due = len(self._unread_sums) >= self._queued_steps if self._is_alone else self.step % max(unread, 1) == 0
+        if is_due:
+            self._read_sums(unread)
+            self._heed_wishes(self.step - unread)
+
+    def _heed_wishes(self, until: int) -> None:
+        """Ends the training if a worker wished so at a step until this one.
+
+        The step decides, not what was read: the chief has read more when it saved, by its own clock.
+        """
+        self.stopped = self.stopped or (self._wish_step is not None and self._wish_step <= until)
+
+    def _validate_once(self, batches: Iterable[Any]) -> HistoryRow:
+        """Validates on the chief; returns its figures on all workers, whose own may differ in the last digits."""
+        names = ("validation_loss", self.objective.validation_figure)
+        is_chief = devices.rank_and_size()[0] == 0
+        own = self.validate(batches) if is_chief else dict.fromkeys(names, 0.0)
+        return dict(zip(names, collectives.of_chief(self.strategy, [own[name] for name in names]), strict=True))
 
     @cached_property
     def _rates(self) -> tf.Tensor:
@@ -357,7 +379,7 @@ class Trainer:
     ) -> tf.Tensor:
         """Takes the step of one device; returns what is summed over all, as one vector, since each sum is a message."""
         loss, counts = self._replica_step(images, labels, learning_rate)
-        return tf.concat([loss[None], counts, tf.cast(wish, tf.float32)[None]], 0)
+        return tf.concat([loss[None], tf.cast(counts, loss.dtype), tf.cast(wish, loss.dtype)[None]], 0)
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         variables = self.model.trainable_variables
@@ -426,17 +448,15 @@ class Trainer:
         return {f"{kind}/{number}": variable for kind, held in kinds.items() for number, variable in enumerate(held)}
 
     def _read_sums(self, unread: int = 0) -> None:
-        """Reads the sums of all steps but the newest `unread`: reading waits until a step is computed.
-
-        Every worker reads the same sums after the same steps, and so ends after the same one.
-        """
+        """Reads the sums of all steps but the newest `unread`: reading waits until a step is computed."""
         while len(self._unread_sums) > unread:
             step, tensor, wishes = self._unread_sums[0]
             if not math.isfinite(loss := float(tensor)):
                 rate = self.learning_rate_at(step - 1)
                 remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
                 raise Diverged(RULE, f"{loss} at step {step}, at rate {rate:g}", remedy)
-            self.stopped = self.stopped or float(wishes) > 0
+            if self._wish_step is None and float(wishes) > 0:
+                self._wish_step = step
             self._unread_sums.popleft()
 
 

@@ -25,6 +25,7 @@ from kfp_vision.training.recipe import Recipe
 INPUT_ERROR_STATUS = 3  # wrong fields or missing GPUs: every other try would end the same
 LOST_STATUS = 138  # another worker has ended: start all again. Kubeflow's training operator tries again after it, too
 SIGTERM_STATUS = 143
+INTERRUPTED_STATUS = 130
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,8 @@ def _run(job: str) -> int:
         return _status(error)
     except SystemExit as error:
         return int(error.code or 0)
+    except KeyboardInterrupt:  # a terminal tells all processes; the command says so
+        return INTERRUPTED_STATUS
     except Exception:
         traceback.print_exc()
         return 1

@@ -65,6 +65,9 @@ def train(
     """
     outputs = {"model": model, "events": events, "page": page}
     if recipe.workers == 1 or tf_config.TF_CONFIG in os.environ:
+        if config := os.environ.get(tf_config.TF_CONFIG):
+            tf_config.check(config)
+            tf_config.resolve_hosts(config)
         from kfp_vision.training.train import train_classifier  # imports TensorFlow, which only workers need
 
         return train_classifier(recipe, train_records, validation_records, label_map, **outputs)

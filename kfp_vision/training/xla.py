@@ -24,34 +24,39 @@ NO_TRITON, CHOICES_FOLDER = "--xla_gpu_enable_triton_gemm", "--xla_gpu_per_fusio
 CHOICES_FILE = "xla-choices.zip"  # in a checkpoint_dir
 
 
-def uses_xla(setting: str, gpus: int, images: int, *, tuned: bool = False) -> bool:
+def uses_xla(setting: str, gpus: int, images: int, *, workers: int = 1, tuned: bool = False) -> bool:
     """Returns whether training steps are compiled with XLA: by `auto`, where they save more time than the compilation takes.
 
-    On a processor and on several GPUs, `auto` never does.
+    On a processor and on several GPUs or workers, `auto` never does: for processors XLA has no sums over machines, and for
+    GPUs that was not tried.
 
     Args:
         setting: `xla` of `advanced`.
         gpus: GPUs that this worker uses.
         images: that will be trained on: steps times batch size.
+        workers: of the training.
         tuned: whether choices of an earlier compilation are at hand.
     """
+    if workers > 1:
+        return setting == "on" and gpus > 0
     seconds = SECONDS_TO_COMPILE_AGAIN if tuned else SECONDS_TO_COMPILE
     return setting == "on" or (setting == "auto" and gpus == 1 and images * SECONDS_SAVED_PER_IMAGE > seconds)
 
 
-def describe_first_step(setting: str, gpus: int, images: int, *, tuned: bool = False) -> str:
+def describe_first_step(setting: str, gpus: int, images: int, *, workers: int = 1, tuned: bool = False) -> str:
     """Says what the first step of a network waits for on a GPU, or why it is not compiled; empty on a processor.
 
     Args:
         setting: as for `uses_xla`, like the rest.
         gpus: GPUs that this worker uses.
         images: that will be trained on.
+        workers: of the training.
         tuned: whether choices of an earlier compilation are at hand.
     """
     if not gpus:
         return ""
-    if not uses_xla(setting, gpus, images, tuned=tuned):
-        wins = setting == "auto" and gpus == 1
+    if not uses_xla(setting, gpus, images, workers=workers, tuned=tuned):
+        wins = setting == "auto" and gpus == 1 and workers == 1
         return 'does not compile with XLA, which would take longer than it saves (advanced={"xla": "on"})' if wins else ""
     wait = "half a minute or more, with what an earlier run has chosen" if tuned else "one to three minutes"
     return (

@@ -1,4 +1,4 @@
-"""Training on existing records through the command line: prepare_records, then train_only."""
+"""Training on existing records through the command line, with two workers: prepare_records, then train_only."""
 
 import json
 import subprocess
@@ -20,6 +20,7 @@ FORM = {
     "train_steps": "4",
     "batch_size": "8",
     "gpu_count": "0",
+    "workers": "2",
     "model_name": "two-flowers",
     # So few steps teach the model nothing, but the stages after the verdict must run.
     "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9, "beat_largest_class": false}',
@@ -61,6 +62,11 @@ def test_trains_from_records_to_a_deployed_model(run):
     (version,) = versions(Path(run.result["endpoint"]["repository"]))
     assert version.fingerprint == exported_version(Path(run.result["model_dir"])).fingerprint
     assert version.labels == ["bellcup", "globelet"]
+
+
+def test_two_workers_train_and_the_run_says_so(run):
+    log = (Path(run.result["run_dir"]) / "run.log").read_text(encoding="utf-8")
+    assert "on the CPU of each of 2 workers" in log and "step 4/4" in log
 
 
 def test_evaluates_on_the_test_split_of_the_records(run, prepared):

@@ -170,8 +170,9 @@ def test_what_a_worker_sends_at_a_step_is_the_gradients_once_and_little_else(tmp
     training_stage.write_records("sample", tmp_path)
     gradients = sum(workers.gradient_sizes(len(read_labels(tmp_path / "labels")))) * workers.FLOAT
     sent, calls = workers.per_step(tmp_path, 2)
-    assert gradients <= sent < 1.02 * gradients  # 2(n - 1)/n is 1
-    assert 2 <= calls < 10
+    assert len(sent) == len(calls) == 2
+    assert all(gradients <= of_worker < 1.02 * gradients for of_worker in sent)  # 2(n - 1)/n is 1
+    assert min(calls) >= 2 and sum(calls) < 20  # besides those of the steps, the first worker is asked whether it lives
 
 
 def test_the_wait_for_a_slow_disk_is_measured_after_the_warm_up(tmp_path, monkeypatch):

@@ -540,6 +540,16 @@ def test_all_devices_of_all_workers_share_a_batch_evenly(fields):
     assert error_line(refusal).endswith("of the 8 devices of all workers, which share every batch; got 20. Set it to 24, say.")
 
 
+def test_several_workers_without_gpus_are_not_compiled_with_xla(fields):
+    several = fields | {"workers": 2.0, "batch_size": 16}
+    rules.check_values(several | {"gpu_count": 0, "advanced": {"xla": "auto"}})
+    rules.check_values(several | {"gpu_count": 1, "advanced": {"xla": "on"}})
+    with pytest.raises(InputError) as refusal:
+        rules.check_values(several | {"gpu_count": 0, "advanced": {"xla": "on"}})
+    rule = "xla of advanced must not be on for several workers without GPUs, where XLA cannot compile sums over machines"
+    assert error_line(refusal) == f"error: {rule}; got workers=2. Leave it out, or set workers to 1."
+
+
 def test_the_number_of_workers_is_not_part_of_the_recipe_and_the_stage_that_waits_for_them_takes_no_gpu(fields):
     parsed = fields | {"images_uri": "sample", "fine_tune": False, "gpu_count": 2}
     alone, together = (checks.check_run(parsed | {"workers": workers}) for workers in (1.0, 2.0))

@@ -10,7 +10,7 @@ from support.training_cluster import TrainingCluster, completes, ends, fails, re
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.training import divergence, train_job
-from kfp_vision.training.follow_job import JobFollower, _start_or_find
+from kfp_vision.training.follow_job import JobFollower, _start_or_find, inputs_folder
 from kfp_vision.training.job_client import JobClient
 
 STAGE = train_job.Stage("team-a", "registry/kfp-vision-gpu:0.1.0", "run-id-1/run-1.root.train.executor", {})
@@ -344,3 +344,9 @@ def test_a_refusal_of_the_api_is_one_line(cluster):
     wanted["spec"]["trainer"]["cpus"] = 1
     with pytest.raises(InputError, match="strict decoding error"):
         JobClient("trainjob").create(wanted)
+
+
+def test_two_runs_at_once_do_not_share_the_folder_of_records_which_the_first_to_end_deletes():
+    first, second = "run-id-1/run-1.root.train.executor", "run-id-2/run-1.root.train.executor"
+    assert inputs_folder(first, "records") == inputs_folder(first, "records")
+    assert len({inputs_folder(first, "records"), inputs_folder(second, "records"), inputs_folder(first, "others")}) == 3

@@ -19,7 +19,33 @@ def test_a_pod_of_a_trainjob_knows_all_workers():
 
 
 def test_what_an_operator_has_set_is_left_alone():
-    assert tf_config.of_pod(POD | {"TF_CONFIG": '{"cluster": {}}'}) == '{"cluster": {}}'
+    given = tf_config.of_addresses(["a:1", "b:2"], 1)
+    assert tf_config.of_pod(POD | {"TF_CONFIG": given}) == given
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 2}}',
+        '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": -1}}',
+        '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "chief", "index": 0}}',
+        '{"cluster": {"worker": ["a", "b:2"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": ["a:1", "b:2"], "task": {"type": "worker", "index": 0}}',
+    ],
+)
+def test_a_configuration_that_tensorflow_would_end_with_a_traceback_of_is_refused_in_one_line(config):
+    with pytest.raises(InputError) as refusal:
+        tf_config.of_pod({"TF_CONFIG": config})
+    line = str(refusal.value)
+    assert line.startswith("error: TF_CONFIG must name HOST:PORT of all workers, and which of them this is; got ")
+    assert line.endswith(
+        'Take {"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}.'
+    )
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize("name", POD)

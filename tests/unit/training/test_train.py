@@ -386,6 +386,22 @@ def test_a_training_that_others_have_outdone_ends_after_a_validation_and_may_go_
     np.testing.assert_array_equal(resumed.model.layers[-1].kernel, alone.model.layers[-1].kernel)
 
 
+def test_a_wish_to_stop_ends_a_worker_with_queued_steps_after_the_same_step_whether_it_saves_or_not():
+    """The chief reads all sums when it saves, by its own clock; the other workers read them later."""
+
+    def steps_taken(saves: bool) -> int:
+        worker = head_trainer({}, train_steps=600)
+        worker._is_alone, worker._queued_steps = False, trainer.MAX_QUEUED_STEPS  # as one of several with a GPU each
+        worker.wants_to_stop = lambda: worker.step == 2
+        for _ in worker.run(itertools.repeat(BATCH), None):
+            if saves:
+                worker.state()
+        assert worker.stopped
+        return worker.step
+
+    assert steps_taken(saves=True) == steps_taken(saves=False) == 8
+
+
 class NotedLoss:
     """A loss that notes how many steps were called after its own when it is read."""
 

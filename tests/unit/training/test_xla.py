@@ -29,6 +29,14 @@ def test_compiles_where_it_saves_more_time_than_it_takes(setting, gpus, steps, b
     assert xla.uses_xla(setting, gpus, steps * batch, tuned=tuned) == compiles
 
 
+@pytest.mark.parametrize(
+    ("setting", "gpus", "compiles"), [("auto", 1, False), ("on", 1, True), ("on", 0, False), ("off", 1, False)]
+)
+def test_several_workers_compile_on_gpus_where_asked(setting, gpus, compiles):
+    assert xla.uses_xla(setting, gpus, 10**6, workers=2) == compiles
+    assert bool(xla.describe_first_step(setting, gpus, 10**6, workers=2)) == compiles
+
+
 @pytest.mark.parametrize(("images", "setting"), [(6000 * 128, "off"), (6000 * 16, "on")])
 def test_the_log_says_what_the_first_step_waits_for_and_how_to_have_it_otherwise(images, setting):
     line = xla.describe_first_step("auto", 1, images)
