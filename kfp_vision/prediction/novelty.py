@@ -27,7 +27,7 @@ MAX_DIRECTIONS = 256  # whose variances are stored; all others get their mean
 SHRINKAGE = 0.8  # of the covariance, towards equal variances in all directions
 GAUSSIAN_DIRECTIONS = 24  # in which each class has a covariance of its own
 PRIOR_IMAGES = 10  # as so many images of each class counts the covariance within all classes
-SMALLEST_VARIANCE = 1e-6  # in any direction, of rows of length 1
+SMALLEST_VARIANCE = 1e-5  # in any direction, of rows of length 1: narrow networks have directions in which images hardly differ
 NO_LIKENESS = -1e6  # to a class without training images
 
 
