@@ -340,6 +340,7 @@ def read_table(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], 
     Raises:
         InvalidColumns: as `choose_columns`.
     """
+    rows = _newest_annotations(names, rows)
     columns = choose_columns(names, [cells for _, cells in rows[:ROWS_LOOKED_AT]], several=labels.several)
     parsed = ParsedLines(notes=[columns.note] if columns.note else [])
     separator = ""
@@ -356,6 +357,19 @@ def read_table(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], 
             parsed.wrong.append((number, str(fault)))
     parsed.lines = _without_decimals(parsed.lines)
     return parsed
+
+
+def _newest_annotations(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> Sequence[tuple[int, Sequence[str]]]:
+    """Returns a row for each task of Label Studio, which writes one for each annotation: the one changed last counts."""
+    keys = [plain_name(name) for name in names]
+    if not ANNOTATION_COLUMNS | {"id", "updatedat"} <= set(keys):
+        return rows
+    task, changed = keys.index("id"), keys.index("updatedat")
+    newest = dict[str, int]()  # place among the rows, by task
+    for place, (_, cells) in enumerate(rows):
+        if cells[task] not in newest or cells[changed] > rows[newest[cells[task]]][1][changed]:
+            newest[cells[task]] = place
+    return [row for place, row in enumerate(rows) if not row[1][task] or newest[row[1][task]] == place]
 
 
 def _without_decimals(lines: Iterable[Line]) -> list[Line]:

@@ -217,7 +217,7 @@ MINIMAL = [
 
 @pytest.mark.parametrize("suffix", ["json", "csv"])
 def test_choices_of_any_question_are_read_from_json_min_and_csv(tmp_path, suffix):
-    items = [ABOUT | item for item, _, _ in MINIMAL]
+    items = [ABOUT | {"id": number} | item for number, (item, _, _) in enumerate(MINIMAL)]
     text = json.dumps(items)
     if suffix == "csv":
         names = sorted({*ABOUT, "image", "flowers"})
@@ -229,9 +229,21 @@ def test_choices_of_any_question_are_read_from_json_min_and_csv(tmp_path, suffix
 
 
 def test_single_choices_of_any_question_are_read_from_json_min(tmp_path):
-    text = json.dumps([ABOUT | {"image": "1.jpg", "flowers": "rose"}, ABOUT | {"image": "2.jpg", "flowers": "daisy"}])
+    other = ABOUT | {"id": 2, "image": "2.jpg", "flowers": "daisy"}
+    text = json.dumps([ABOUT | {"image": "1.jpg", "flowers": "rose"}, other])
     for rule in (SEVERAL, LabelRule()):
         assert [labels for _, labels, _ in read(tmp_path, "a.json", text, rule)] == [["rose"], ["daisy"]]
+
+
+@pytest.mark.parametrize("rule", [SEVERAL, LabelRule()])
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_the_newest_annotation_of_a_task_counts_in_json_min_and_csv(tmp_path, suffix, rule):
+    changes = [(1, "daisy", "2026-02-01T00:00:00Z"), (1, "rose", "2026-01-01T00:00:00Z"), (2, "rose", "2026-01-01T00:00:00Z")]
+    items = [ABOUT | {"id": number, "image": f"{number}.jpg", "flowers": one, "updated_at": at} for number, one, at in changes]
+    file = io.StringIO()
+    csv.writer(file).writerows([items[0], *(one.values() for one in items)])
+    text = json.dumps(items) if suffix == "json" else file.getvalue()
+    assert [labels for _, labels, _ in read(tmp_path, f"a.{suffix}", text, rule)] == [["daisy"], ["rose"]]
 
 
 def test_label_studio_is_read_with_one_label_too(tmp_path):
