@@ -7,9 +7,9 @@ A batch, `BATCH.jsonl.gz`, is JSON Lines, compressed by gzip; it is never change
 """
 
 import base64
-import binascii
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +23,9 @@ from kfp_vision.storage import base, reading, uris
 
 BATCH_SUFFIX = ".jsonl.gz"
 IMAGES_FOLDER = "images"  # of a day
+IMAGE = re.compile(rf"{IMAGES_FOLDER}/[^/]+")  # below a day; whoever may write a batch must not name other files by it
 EMBEDDING_TYPE = np.dtype("<f2")  # 2 KB for the 1,024 numbers of an image
+NOT_A_BATCH = (OSError, EOFError, zlib.error, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 SCORE_DIGITS = 6  # of a score after the point
 
 
@@ -110,7 +112,9 @@ class CollectedAnswer:
         Raises:
             KeyError, TypeError, ValueError: the line is not one of a batch.
         """
-        encoded = line.get("embedding")
+        encoded, image = line.get("embedding"), str(line.get("image", ""))
+        if image and not IMAGE.fullmatch(image):
+            raise ValueError(f"an image must be in {IMAGES_FOLDER} of its day, not {image!r}")
         return cls(
             id=str(line["id"]),
             time=str(line["time"]),
@@ -123,7 +127,7 @@ class CollectedAnswer:
             known=line.get("known"),
             known_score=line.get("known_score"),
             embedding=None if encoded is None else _decode_embedding(encoded),
-            image=str(line.get("image", "")),
+            image=image,
             folder=folder,
         )
 
@@ -154,9 +158,10 @@ def unpack_batch(packed: bytes, uri: str) -> list[CollectedAnswer]:
     place, _ = base.split_settings(uri)
     folder = place.rpartition("/")[0] + uri[len(place) :]
     try:
-        lines = gzip.decompress(packed).decode().splitlines()
-        return [CollectedAnswer.from_json(json.loads(line), folder) for line in lines]
-    except (OSError, EOFError, zlib.error, binascii.Error, KeyError, TypeError, ValueError, AttributeError) as error:
+        # Not `splitlines`: a label may hold what that takes for the end of a line, such as U+2028, and JSON does not escape it.
+        lines = gzip.decompress(packed).decode().split("\n")
+        return [CollectedAnswer.from_json(json.loads(line), folder) for line in lines if line]
+    except NOT_A_BATCH as error:
         rule, found = "a batch of collected answers must be whole", f"{base.redact_uri(uri)} ({error})"
         raise DamagedError(rule, found, "Delete the file; the others remain readable.") from None
 
