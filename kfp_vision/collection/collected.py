@@ -171,6 +171,8 @@ def read_collected(
 ) -> Iterator[CollectedAnswer]:
     """Reads collected answers, the oldest batch of a model first; one batch is in memory at a time.
 
+    Servers may write and delete meanwhile: a batch that is gone when its turn comes is left out.
+
     Args:
         uri: of the collection, or of one model or one day in it; local, or in a bucket.
         model: only the answers of this model; empty for all.
@@ -193,7 +195,8 @@ def read_collected(
     for batch in check_collection(uri, "a collection"):
         if since and batch.name.rpartition("/")[2][:8] < since[:10].replace("-", ""):
             continue  # the name begins with the time of writing, which is later than that of each of its answers
-        for answer in unpack_batch(_read(batch.uri), batch.uri):
+        packed = reading.read_if_exists(batch.uri)  # a server may have deleted it as too old since it was listed
+        for answer in unpack_batch(packed, batch.uri) if packed is not None else []:
             is_asked = (not model or answer.model == model) and (not fingerprint or answer.fingerprint == fingerprint)
             if is_asked and answer.time >= since and (answer.image or not only_with_image):
                 yield answer
@@ -233,11 +236,6 @@ def list_batches(uri: str) -> list[base.FileInfo]:
         InputError: the store does not answer, or denies access.
     """
     return [found for found in reading.list_files(uris.absolute_uri(uri)) if found.name.endswith(BATCH_SUFFIX)]
-
-
-def _read(uri: str) -> bytes:
-    with reading.Reader() as reader:
-        return reader.read(uri)
 
 
 def _decode_embedding(encoded: str) -> npt.NDArray[np.float32]:

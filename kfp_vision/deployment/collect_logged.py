@@ -82,7 +82,8 @@ def collect_logged(version: Version, logged_uri: str, collected_uri: str, *, day
         name = f"{_time(found):%Y%m%dT%H%M%S.%f}-{sha256(found.name.encode()).hexdigest()[:8]}"
         if f"{name}{BATCH_SUFFIX}" in known or _time(found) < since or not found.name.endswith((JSON, CSV, PARQUET)):
             continue
-        requests = list(read_log(_read(found.uri), found.uri))
+        content = reading.read_if_exists(found.uri)  # a rule of the bucket may have deleted it since it was listed
+        requests = list(read_log(content, found.uri)) if content is not None else []
         counts["files"] += bool(requests)
         models = sorted({request.model for request in requests})
         for number, model in enumerate(models, 1):
@@ -178,8 +179,3 @@ def _images(body: bytes) -> list[bytes | Rejected]:
 
 def _time(found: base.FileInfo) -> datetime:
     return datetime.fromtimestamp(found.modified, UTC)
-
-
-def _read(uri: str) -> bytes:
-    with reading.Reader() as reader:
-        return reader.read(uri)

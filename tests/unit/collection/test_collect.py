@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from kfp_vision.collection.settings import CollectSettings
 from kfp_vision.core.errors import DamagedError, NotFoundError
 from kfp_vision.prediction.classifier import Prediction
 from kfp_vision.repository.version import Version
+from kfp_vision.storage import reading
 
 DAISY = Prediction("daisy", 0, [0.75, 0.25], True, -0.5, embedding=np.array([0.5, -2, 1 / 3], np.float32))
 UNSURE = Prediction("tulip", 1, [0.25, 0.5], named=[])
@@ -98,6 +100,27 @@ def test_selects_by_model_version_and_time(tmp_path):
     assert [int(one.id, 16) for one in read_collected(str(tmp_path), since="2026-05-05")] == [3, 4]
     assert [int(one.id, 16) for one in read_collected(str(folder))] == [3, 4]
     assert list(read_collected(str(tmp_path), model="other")) == list(read_collected(str(tmp_path), fingerprint="x")) == []
+
+
+def test_what_a_server_deletes_while_it_is_read_is_left_out(tmp_path):
+    gone = write_day(tmp_path, date(2026, 5, 4), range(3))
+    write_day(tmp_path, date(2026, 5, 3), range(3, 4))
+    write_day(tmp_path, date(2026, 5, 5), range(4, 5))
+    answers = read_collected(str(tmp_path))
+    assert int(next(answers).id, 16) == 3
+    shutil.rmtree(gone)
+    assert [int(one.id, 16) for one in answers] == [4]
+
+
+def test_files_are_listed_while_others_delete_them(tmp_path):
+    """As many processes as servers may share a collection."""
+    delete = "import sys, pathlib\nfor file in sorted(pathlib.Path(sys.argv[1]).rglob('*.jpg')): file.unlink()"
+    folder = write_day(tmp_path, date(2026, 5, 4), range(500), b"jpeg")
+    with subprocess.Popen([sys.executable, "-c", delete, str(folder)]) as process:
+        counts = [len(reading.list_files(str(tmp_path)))]
+        while process.poll() is None or counts[-1] != 1:
+            counts.append(len(reading.list_files(str(tmp_path))))
+    assert counts == sorted(counts, reverse=True) and counts[-1] == 1
 
 
 def test_a_sample_is_a_share_of_the_answers(tmp_path, version):
