@@ -142,6 +142,7 @@ class LabelPage:
     Attributes:
         key: begins the path of every address.
         app: the ASGI application.
+        reader: of the images, a context manager: an archive is unpacked once, until it is closed.
     """
 
     def __init__(self, images: Sequence[ImageToLabel], labels: Labels, classes: Sequence[str] = (), *, several: bool = False):
@@ -150,7 +151,7 @@ class LabelPage:
 
         self.key = secrets.token_urlsafe(KEY_BYTES)
         self._images, self._labels, self._several = images, labels, several
-        self._classes = list(classes)
+        self._classes, self.reader = list(classes), reading.Reader()
         self.app = Starlette(
             routes=[
                 Route(f"/{self.key}/", self._page),
@@ -188,8 +189,8 @@ class LabelPage:
         if number >= len(self._images):
             return Response(status_code=404)
         try:
-            with reading.Reader() as reader, retry.in_background():
-                encoded = images.validate_image(reader.read(self._images[number].uri)).encoded
+            with retry.in_background():
+                encoded = images.validate_image(self.reader.read(self._images[number].uri)).encoded
         except (images.Rejected, InputError, OSError) as reason:  # what a store denies must not end the server
             return Response(str(reason), 415, media_type="text/plain")
         kind = "image/png" if encoded.startswith(b"\x89PNG") else "image/jpeg"
@@ -235,7 +236,8 @@ def serve_label_page(page: LabelPage, host: str, port: int) -> None:
         raise InputError("the address to serve on must be free", f"{host}:{port} ({reason.strerror})", remedy) from None
     print(f"label at http://{host}:{listening.getsockname()[1]}/{page.key}/ (Ctrl-C ends it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(page.app, log_level="warning", access_log=False))
-    server.run(sockets=[listening])
+    with page.reader:
+        server.run(sockets=[listening])
 
 
 def _checked(labels: Any, *, several: bool) -> list[str] | None:
@@ -266,7 +268,10 @@ def _state_of(file: Path) -> tuple[int, ...]:
 def _is_table(uri: str) -> bool:
     """Returns whether a local file without an ending, as an artifact is, begins like a table of `review`."""
     path = Path(uri)
-    return path.is_file() and path.read_bytes()[:5] == b"path,"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:  # which may be an archive of many gigabytes
+        return file.read(5) == b"path,"
 
 
 def _read_table(uri: str) -> list[ImageToLabel]:

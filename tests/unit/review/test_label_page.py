@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import httpx
 import pytest
@@ -104,6 +105,15 @@ def test_an_image_that_cannot_be_read_does_not_end_the_server(page, monkeypatch)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     assert [ask(page, f"images/{number}").status_code for number in range(5)] == [200, 415, 415, 415, 404]
+
+
+def test_an_archive_is_unpacked_once(tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", sample_images.pictures(tmp_path / "photos", each=1)))
+    page = LabelPage(label_page.read_images_to_label(str(archive)), Labels(tmp_path / "labels.csv", several=False))
+    with page.reader:
+        first = ask(page, "images/0").status_code
+        archive.write_bytes(b"none")
+        assert (first, ask(page, "images/1").status_code) == (200, 200)
 
 
 def test_labels_in_any_language_are_read_again_and_others_are_refused(page, tmp_path):
