@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -25,6 +25,9 @@ from kfp_vision.repository.version import Version
 from kfp_vision.storage import retry, uris, writing
 
 BATCH_SECONDS, BATCH_ANSWERS, BATCH_BYTES = 10.0, 500, 16 << 20  # whichever is reached first; bytes of images
+LARGEST_BATCH = (
+    0.1  # share of all megabytes that the images of a batch may have, since a collection is reduced by whole batches
+)
 MAX_WAITING_ANSWERS, MAX_WAITING_BYTES = 10_000, 64 << 20  # in memory; more are dropped
 RETENTION_SECONDS = 3600.0  # between two looks for what is too old
 DRIFT_SECONDS = 60.0  # between two looks for the result of a check for drift
@@ -133,8 +136,9 @@ class Collector:
         self._answering |= {one.model: one.version.fingerprint for one in waiting}
         by_folder = sorted(waiting, key=_folder)  # stable, so that each batch is in order of time
         failure: Exception | InputError | None = None
-        for folder, group in groupby(by_folder, key=_folder):
-            answers = list(group)
+        most = min(BATCH_BYTES, int(LARGEST_BATCH * self._settings.max_mb * 1e6))
+        parts = ((folder, part) for folder, group in groupby(by_folder, key=_folder) for part in _parts(group, most))
+        for folder, answers in parts:
             try:
                 self._write_batch(uris.join_uri(self._settings.uri, folder), answers)
             except (Exception, InputError) as error:  # the batches of other models and days are written all the same
@@ -179,6 +183,20 @@ class Collector:
 
 def _folder(waiting: _Waiting) -> str:
     return f"{waiting.model}/{waiting.time.date().isoformat()}"
+
+
+def _parts(waiting: Iterable[_Waiting], most: int) -> Iterator[list[_Waiting]]:
+    """Yields answers in order, in lists whose images have so many bytes at most, or that hold one answer."""
+    part: list[_Waiting] = []
+    size = 0
+    for one in waiting:
+        if part and size + len(one.image) > most:
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += len(one.image)
+    if part:
+        yield part
 
 
 def _collected(waiting: _Waiting) -> CollectedAnswer:

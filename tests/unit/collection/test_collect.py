@@ -163,6 +163,14 @@ def test_photographs_in_folders_of_days_are_nobodys_collection(tmp_path, version
     assert all(file.exists() for file in photographs)
 
 
+def test_a_batch_beyond_the_limit_does_not_empty_the_collection(tmp_path, version):
+    counts = collect_answers(tmp_path, version, [UNSURE] * 100, bytes(1000), images=True, max_mb=0.05)
+    assert counts == {("flowers", "collected"): 100}
+    sizes = [file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()]
+    assert 30_000 < sum(sizes) <= 50_000
+    assert len(list(read_collected(str(tmp_path), only_with_image=True))) == len(list(tmp_path.rglob("images/*"))) > 25
+
+
 def test_a_clock_that_is_set_back_does_not_stop_the_deletion(tmp_path, version, monkeypatch):
     class Clock(datetime):
         shift = timedelta(days=3650)
