@@ -21,7 +21,7 @@ from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import MAX_NEAREST, ONE, SEVERAL, suggest_name
 from kfp_vision.networks import IMAGENET
 from kfp_vision.preflight import rules
-from kfp_vision.storage import retry
+from kfp_vision.storage import base, retry, uris
 
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
@@ -161,8 +161,8 @@ def _list_pipelines() -> str:
 
 def _define_train(command: argparse.ArgumentParser) -> None:
     records = "folder made by prepare_records, with train, validation and labels.txt"
-    command.add_argument("records", type=Path, metavar="RECORDS", help=records)
-    command.add_argument("output", type=Path, metavar="DIR", help="folder for the model, events and curves.html")
+    command.add_argument("records", type=_path, metavar="RECORDS", help=records)
+    command.add_argument("output", type=_path, metavar="DIR", help="folder for the model, events and curves.html")
     _add_parameter(command)
     command.set_defaults(command=train)
 
@@ -171,7 +171,7 @@ def _define_serve(command: argparse.ArgumentParser) -> None:
     model = "a run's model folder, a model repository, or a folder of these; local or s3://..."
     command.add_argument("model", metavar="MODEL_OR_REPOSITORY", help=model)
     command.add_argument("--name", default="", help="name of the single model in URLs (default: its own)")
-    command.add_argument("--index", type=Path, metavar="DIR", help="index to search (default: the one next to the model)")
+    command.add_argument("--index", type=_path, metavar="DIR", help="index to search (default: the one next to the model)")
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for access from the network (%(default)s)")
     command.add_argument("--port", type=int, default=SERVE_PORT, help="0 for a free one (%(default)s)")
     command.add_argument("--grpc-port", type=int, default=0, help="port of the Open Inference Protocol over gRPC (off)")
@@ -199,7 +199,7 @@ def _define_review(command: argparse.ArgumentParser) -> None:
     images = "images to label: a folder, an archive, or the table of the pipeline review; local or s3://..."
     command.add_argument("images", metavar="FOLDER_OR_TABLE", help=images)
     saved = "list that the answers are saved in as they are given, and labels_uri takes; continued if it exists (%(default)s)"
-    command.add_argument("--labels", type=Path, default=Path("labels.csv"), metavar="FILE", help=saved)
+    command.add_argument("--labels", type=_path, default=Path("labels.csv"), metavar="FILE", help=saved)
     classes = "classes to choose from, besides those that the table suggests; on the page, others can be typed"
     command.add_argument("--classes", default="", metavar="A,B,...", help=classes)
     command.add_argument("--several", action="store_true", help="an image may have any number of labels")
@@ -227,7 +227,7 @@ def _add_engine(command: argparse.ArgumentParser) -> None:
 def _define_search(command: argparse.ArgumentParser) -> None:
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("--url", help="server whose index to search")
-    source.add_argument("--index", type=Path, metavar="DIR", help="index folder made by image_search")
+    source.add_argument("--index", type=_path, metavar="DIR", help="index folder made by image_search")
     command.add_argument("--nearest", type=int, default=10, metavar="N", help="results per image (%(default)s)")
     command.add_argument("--label", default="", help="search images with this label only")
     _add_images(command)
@@ -257,7 +257,7 @@ def _define_models(command: argparse.ArgumentParser) -> None:
 
 
 def _define_sample(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("folder", type=_path, metavar="DIR")
     command.add_argument("--labels", choices=(ONE, SEVERAL), default=ONE, help="labels of an image; several: with labels.csv")
     command.set_defaults(command=write_sample)
 
@@ -486,6 +486,9 @@ def label_images(options: argparse.Namespace) -> None:
     from kfp_vision.review import label_page
 
     images = label_page.read_images_to_label(options.images)
+    if Path(options.images).exists() and options.labels.exists() and options.labels.samefile(options.images):
+        rule, remedy = "the labels must be saved in another file than the table of the images", "Give --labels another name."
+        raise UsageError(FieldError(rule, str(options.labels), remedy))
     labels = label_page.Labels(options.labels, several=options.several)
     classes = [name.strip() for name in options.classes.split(",") if name.strip()]
     page = label_page.LabelPage(images, labels, classes, several=options.several)
@@ -547,7 +550,7 @@ def predict(options: argparse.Namespace) -> int:
         elif formats.is_exported_file(options.model):
             from kfp_vision.exports import classify
 
-            namer = classify.FileClassifier(Path(options.model))
+            namer = classify.FileClassifier(_local_path(options.model, "Download it, or name the model repository it is from."))
         else:
             needed = choice.exports_needed(options.engine)
             path = stack.enter_context(bucket_repository.local_copy(options.model, needed))
@@ -804,8 +807,25 @@ def _value(name: str, text: str, kind: str) -> Any:
     return float(value) if kind == "NUMBER_DOUBLE" else value  # KFP rejects an integer for a double
 
 
+def _local_path(text: str, remedy: str) -> Path:
+    """Returns a path of this machine; that of a URI would be one of a folder `s3:`."""
+    if not uris.scheme_of(text):
+        return Path(text)
+    place = uris.absolute_uri(text)
+    if uris.scheme_of(place):
+        raise FieldError("a path must be one of this machine", base.redact_uri(place), remedy)
+    return Path(place)
+
+
+def _path(text: str) -> Path:
+    try:
+        return _local_path(text, "Give a file or a folder.")
+    except FieldError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix(FieldError.PREFIX).removesuffix(".")) from None
+
+
 def _folder(text: str) -> Path:
-    path = Path(text)
+    path = _path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a folder, or a name for a new one; got {text}")
     return path

@@ -4,11 +4,13 @@ Answers wait in memory until a batch is written, after `BATCH_SECONDS` or `BATCH
 written, some are dropped and counted. What a killed server had answered since its last batch is lost, and nothing else.
 """
 
+import math
 import random
 import secrets
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -23,6 +25,9 @@ from kfp_vision.repository.version import Version
 from kfp_vision.storage import retry, uris, writing
 
 BATCH_SECONDS, BATCH_ANSWERS, BATCH_BYTES = 10.0, 500, 16 << 20  # whichever is reached first; bytes of images
+LARGEST_BATCH = (
+    0.1  # share of all megabytes that the images of a batch may have, since a collection is reduced by whole batches
+)
 MAX_WAITING_ANSWERS, MAX_WAITING_BYTES = 10_000, 64 << 20  # in memory; more are dropped
 RETENTION_SECONDS = 3600.0  # between two looks for what is too old
 DRIFT_SECONDS = 60.0  # between two looks for the result of a check for drift
@@ -65,11 +70,11 @@ class Collector:
         self._settings, self._count, self._note_drift = settings, count, note_drift
         self._answering: dict[str, str] = {}  # the fingerprint of the version that answered last, by model
         self._noted: dict[str, Drift | None] = {}
-        self._next_drift = 0.0
+        self._next_drift = -math.inf
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
-        self._bytes, self._next_retention = 0, 0.0
+        self._bytes, self._next_retention = 0, -math.inf
         self._last_warning = ""
         writing.remove_partial_files(settings.uri)
         self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
@@ -115,13 +120,14 @@ class Collector:
                 self._attempt(self._look_for_drift)
 
     def _attempt(self, work: Callable[[], None]) -> None:
-        """Does work whose failure must not end the thread; each failure is logged once."""
+        """Does work whose failure must not end the thread, whatever it is; each failure is logged once."""
         try:
             work()
             self._last_warning = ""
-        except (InputError, OSError) as error:
-            if str(error) != self._last_warning:
-                self._last_warning = str(error)
+        except (Exception, InputError) as error:
+            said = str(error) if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {error}"
+            if said != self._last_warning:
+                self._last_warning = said
                 print(f"warning: cannot collect answers ({self._last_warning.removeprefix(InputError.PREFIX)})", flush=True)
 
     def _write_waiting(self) -> None:
@@ -129,12 +135,13 @@ class Collector:
             waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         self._answering |= {one.model: one.version.fingerprint for one in waiting}
         by_folder = sorted(waiting, key=_folder)  # stable, so that each batch is in order of time
-        failure: InputError | OSError | None = None
-        for folder, group in groupby(by_folder, key=_folder):
-            answers = list(group)
+        failure: Exception | InputError | None = None
+        most = min(BATCH_BYTES, int(LARGEST_BATCH * self._settings.max_mb * 1e6))
+        parts = ((folder, part) for folder, group in groupby(by_folder, key=_folder) for part in _parts(group, most))
+        for folder, answers in parts:
             try:
                 self._write_batch(uris.join_uri(self._settings.uri, folder), answers)
-            except (InputError, OSError) as error:
+            except (Exception, InputError) as error:  # the batches of other models and days are written all the same
                 failure = error
                 self._count(answers[0].model, LOST, len(answers))
             else:
@@ -155,7 +162,7 @@ class Collector:
         self._bytes += len(content)
 
     def _look_for_drift(self) -> None:
-        now = datetime.now(UTC).timestamp()
+        now = time.monotonic()
         if now < self._next_drift:
             return
         self._next_drift = now + DRIFT_SECONDS
@@ -167,14 +174,29 @@ class Collector:
                 self._note_drift(model, found)
 
     def _delete_old(self) -> None:
-        now, max_bytes = datetime.now(UTC), self._settings.max_mb * 1e6
-        if now.timestamp() >= self._next_retention or self._bytes > max_bytes:
-            self._next_retention = now.timestamp() + RETENTION_SECONDS
-            self._bytes = retention.delete_old(self._settings.uri, self._settings.days, max_bytes, now.date())
+        now, max_bytes = time.monotonic(), self._settings.max_mb * 1e6  # monotonic: a clock that is set back must not stop it
+        if now >= self._next_retention or self._bytes > max_bytes:
+            self._next_retention = now + RETENTION_SECONDS
+            today = datetime.now(UTC).date()
+            self._bytes = retention.delete_old(self._settings.uri, self._settings.days, max_bytes, today)
 
 
 def _folder(waiting: _Waiting) -> str:
     return f"{waiting.model}/{waiting.time.date().isoformat()}"
+
+
+def _parts(waiting: Iterable[_Waiting], most: int) -> Iterator[list[_Waiting]]:
+    """Yields answers in order, in lists whose images have so many bytes at most, or that hold one answer."""
+    part: list[_Waiting] = []
+    size = 0
+    for one in waiting:
+        if part and size + len(one.image) > most:
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += len(one.image)
+    if part:
+        yield part
 
 
 def _collected(waiting: _Waiting) -> CollectedAnswer:

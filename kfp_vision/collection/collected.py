@@ -7,9 +7,9 @@ A batch, `BATCH.jsonl.gz`, is JSON Lines, compressed by gzip; it is never change
 """
 
 import base64
-import binascii
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +23,9 @@ from kfp_vision.storage import base, reading, uris
 
 BATCH_SUFFIX = ".jsonl.gz"
 IMAGES_FOLDER = "images"  # of a day
+IMAGE = re.compile(rf"{IMAGES_FOLDER}/[^/]+")  # below a day; whoever may write a batch must not name other files by it
 EMBEDDING_TYPE = np.dtype("<f2")  # 2 KB for the 1,024 numbers of an image
+NOT_A_BATCH = (OSError, EOFError, zlib.error, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 SCORE_DIGITS = 6  # of a score after the point
 
 
@@ -110,7 +112,9 @@ class CollectedAnswer:
         Raises:
             KeyError, TypeError, ValueError: the line is not one of a batch.
         """
-        encoded = line.get("embedding")
+        encoded, image = line.get("embedding"), str(line.get("image", ""))
+        if image and not IMAGE.fullmatch(image):
+            raise ValueError(f"an image must be in {IMAGES_FOLDER} of its day, not {image!r}")
         return cls(
             id=str(line["id"]),
             time=str(line["time"]),
@@ -123,7 +127,7 @@ class CollectedAnswer:
             known=line.get("known"),
             known_score=line.get("known_score"),
             embedding=None if encoded is None else _decode_embedding(encoded),
-            image=str(line.get("image", "")),
+            image=image,
             folder=folder,
         )
 
@@ -154,9 +158,10 @@ def unpack_batch(packed: bytes, uri: str) -> list[CollectedAnswer]:
     place, _ = base.split_settings(uri)
     folder = place.rpartition("/")[0] + uri[len(place) :]
     try:
-        lines = gzip.decompress(packed).decode().splitlines()
-        return [CollectedAnswer.from_json(json.loads(line), folder) for line in lines]
-    except (OSError, EOFError, zlib.error, binascii.Error, KeyError, TypeError, ValueError, AttributeError) as error:
+        # Not `splitlines`: a label may hold what that takes for the end of a line, such as U+2028, and JSON does not escape it.
+        lines = gzip.decompress(packed).decode().split("\n")
+        return [CollectedAnswer.from_json(json.loads(line), folder) for line in lines if line]
+    except NOT_A_BATCH as error:
         rule, found = "a batch of collected answers must be whole", f"{base.redact_uri(uri)} ({error})"
         raise DamagedError(rule, found, "Delete the file; the others remain readable.") from None
 
@@ -165,6 +170,8 @@ def read_collected(
     uri: str, *, model: str = "", fingerprint: str = "", since: str = "", only_with_image: bool = False
 ) -> Iterator[CollectedAnswer]:
     """Reads collected answers, the oldest batch of a model first; one batch is in memory at a time.
+
+    Servers may write and delete meanwhile: a batch that is gone when its turn comes is left out.
 
     Args:
         uri: of the collection, or of one model or one day in it; local, or in a bucket.
@@ -188,7 +195,8 @@ def read_collected(
     for batch in check_collection(uri, "a collection"):
         if since and batch.name.rpartition("/")[2][:8] < since[:10].replace("-", ""):
             continue  # the name begins with the time of writing, which is later than that of each of its answers
-        for answer in unpack_batch(_read(batch.uri), batch.uri):
+        packed = reading.read_if_exists(batch.uri)  # a server may have deleted it as too old since it was listed
+        for answer in unpack_batch(packed, batch.uri) if packed is not None else []:
             is_asked = (not model or answer.model == model) and (not fingerprint or answer.fingerprint == fingerprint)
             if is_asked and answer.time >= since and (answer.image or not only_with_image):
                 yield answer
@@ -228,11 +236,6 @@ def list_batches(uri: str) -> list[base.FileInfo]:
         InputError: the store does not answer, or denies access.
     """
     return [found for found in reading.list_files(uris.absolute_uri(uri)) if found.name.endswith(BATCH_SUFFIX)]
-
-
-def _read(uri: str) -> bytes:
-    with reading.Reader() as reader:
-        return reader.read(uri)
 
 
 def _decode_embedding(encoded: str) -> npt.NDArray[np.float32]:

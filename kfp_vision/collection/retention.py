@@ -12,7 +12,9 @@ from kfp_vision.storage import reading, writing
 from kfp_vision.storage.base import FileInfo
 from kfp_vision.storage.uris import Location
 
-COLLECTED = re.compile(rf"[^/]+/(\d{{4}}-\d\d-\d\d)/(?:[^/]+{re.escape(BATCH_SUFFIX)}|{IMAGES_FOLDER}/[^/]+)")
+# Names as this library writes them: a folder of somebody's photographs by date must lose nothing.
+BATCH, IMAGE = r"\d{8}T\d{6}\.\d{6}-[0-9a-f]{8}(?:-\d+)?", r"[0-9a-f]{32}\.[a-z]+"
+COLLECTED = re.compile(rf"[^/]+/(\d{{4}}-\d\d-\d\d)/(?:{BATCH}{re.escape(BATCH_SUFFIX)}|{IMAGES_FOLDER}/{IMAGE})")
 REDUCED_SHARE = 0.9  # of the limit; below it, so that not every batch has the collection listed again
 
 

@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kubernetes import client, config
-
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 HOST_VARIABLE = "KUBERNETES_SERVICE_HOST"  # environment variable of every pod
 STAGE_VARIABLE = "KFP_POD_NAME"  # set in the pods that Kubeflow Pipelines starts
@@ -32,6 +30,8 @@ def load_configuration() -> tuple[Any, str]:
         ConfigException: there is none.
         OSError: it cannot be read.
     """
+    from kubernetes import client, config  # large; most processes only ask whether they are in a cluster
+
     configuration, file = client.Configuration(), os.environ.get("KUBECONFIG") or None
     if file is None and is_in_cluster():
         config.load_incluster_config(client_configuration=configuration)

@@ -10,6 +10,7 @@ import binascii
 import csv
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ JSON, CSV, PARQUET = ".json", ".csv", ".parquet"  # names end so: `getObjectKey`
 COLUMNS = ("reqType", "bytes", "id", "inferenceService")  # that are read, of those in `logRecord` of marshaller_record.go
 REQUEST = ".request"  # the end of the type of a CloudEvent that holds a request: org.kubeflow.serving.inference.request
 CLASSIFIED_TOGETHER = 32  # images
+MODEL_NAME = re.compile(r"[A-Za-z0-9][-.\w]*")  # wider than the names of Kubernetes, and never a path
 MAX_CELL = sys.maxsize  # characters of a cell of a CSV, which holds a request of some megabytes
 
 
@@ -77,12 +79,16 @@ def collect_logged(version: Version, logged_uri: str, collected_uri: str, *, day
     since = datetime.now(UTC) - timedelta(days=days)
     known = {PurePosixPath(found.name).name for found in list_batches(place)}
     for found in reading.list_files(uris.absolute_uri(uris.from_field(logged_uri))):
-        batch = f"{_time(found):%Y%m%dT%H%M%S.%f}-{sha256(found.name.encode()).hexdigest()[:8]}{BATCH_SUFFIX}"
-        if batch in known or _time(found) < since or not found.name.endswith((JSON, CSV, PARQUET)):
+        name = f"{_time(found):%Y%m%dT%H%M%S.%f}-{sha256(found.name.encode()).hexdigest()[:8]}"
+        if f"{name}{BATCH_SUFFIX}" in known or _time(found) < since or not found.name.endswith((JSON, CSV, PARQUET)):
             continue
-        requests = list(read_log(_read(found.uri), found.uri))
+        content = reading.read_if_exists(found.uri)  # a rule of the bucket may have deleted it since it was listed
+        requests = list(read_log(content, found.uri)) if content is not None else []
         counts["files"] += bool(requests)
-        for model in sorted({request.model for request in requests}):
+        models = sorted({request.model for request in requests})
+        for number, model in enumerate(models, 1):
+            # The plain name is that of the last batch, and says that the file is done. After a kill, those before are replaced.
+            batch = f"{name}{BATCH_SUFFIX}" if number == len(models) else f"{name}-{number}{BATCH_SUFFIX}"
             folder = uris.join_uri(place, f"{model}/{_time(found):%Y-%m-%d}")
             answers = list(_answers(classifier, version, [one for one in requests if one.model == model], found, counts))
             for answer, encoded in answers if images else []:
@@ -112,10 +118,17 @@ def read_log(content: bytes, uri: str) -> Iterator[LoggedRequest]:
             fields = {name[:1].lower() + name[1:]: value for name, value in record.items()}  # JSON has the names of Go's fields
             if str(fields["reqType"]).endswith(REQUEST):
                 body = base64.b64decode(fields["bytes"] or "", validate=True)
-                yield LoggedRequest(str(fields["id"]), str(fields["inferenceService"]) or "model", body)
-    except (AttributeError, KeyError, TypeError, ValueError, binascii.Error, csv.Error) as error:
+                yield LoggedRequest(str(fields["id"]), _model_name(str(fields["inferenceService"])), body)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError, binascii.Error, csv.Error) as error:
         rule, found = "a file of KServe's logger must be whole", f"{base.redact_uri(uri)} ({error!r})"
         raise DamagedError(rule, found, "Delete it, or name the folder that the logger writes to.") from None
+
+
+def _model_name(service: str) -> str:
+    """Returns the name of the model, which becomes that of a folder; raises a ValueError if it cannot."""
+    if service and not MODEL_NAME.fullmatch(service):
+        raise ValueError(f"no name of an InferenceService: {service!r}")
+    return service or "model"
 
 
 def _records(content: bytes, uri: str) -> list[dict[str, Any]]:
@@ -153,7 +166,7 @@ def _images(body: bytes) -> list[bytes | Rejected]:
         return [body]
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of a thousand lists in each other
         return [Rejected("neither an image nor JSON")]
     if not isinstance(parsed, dict):
         return [Rejected("no request")]
@@ -166,8 +179,3 @@ def _images(body: bytes) -> list[bytes | Rejected]:
 
 def _time(found: base.FileInfo) -> datetime:
     return datetime.fromtimestamp(found.modified, UTC)
-
-
-def _read(uri: str) -> bytes:
-    with reading.Reader() as reader:
-        return reader.read(uri)

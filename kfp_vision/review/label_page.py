@@ -12,20 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import sort_labels
 from kfp_vision.dataset import corrections, import_csv, import_files
 from kfp_vision.dataset.corrections import NOT_SURE
 from kfp_vision.dataset.import_lines import LabelRule
 from kfp_vision.dataset.invalid_lines import InvalidLine
+from kfp_vision.dataset.label_cells import LIST_BEGINNINGS, MISSING_VALUES
 from kfp_vision.dataset.table import LABEL_SEPARATOR, SHOWN_SEPARATOR
 from kfp_vision.reports import pages
-from kfp_vision.storage import atomic, reading, uris
+from kfp_vision.storage import atomic, reading, retry, uris
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+LABELS_SUFFIX = ".csv"
 NO_LABELS = "[]"  # in the list: the image has none of several labels
 KEY_BYTES = 16
 MAX_ANSWER_BYTES = 1 << 16
@@ -73,8 +75,10 @@ def read_images_to_label(uri: str) -> list[ImageToLabel]:
 class Labels:
     """The labels given so far, kept in a CSV file that is replaced with each answer.
 
+    What else has written to the file meanwhile, such as another page or a spreadsheet, is read before each answer and kept.
+
     Args:
-        file: to read if it exists, and to write; its other columns are not kept.
+        file: to read if it exists, and to write, `.csv`; its other columns are not kept.
         several: whether an image may have several labels.
 
     Attributes:
@@ -82,15 +86,18 @@ class Labels:
         given: label of each image by its URI, as the table holds it; `?` if not sure.
 
     Raises:
+        FieldError: the name of the file does not end in `.csv`, so that nothing could read it again.
         InputError: the file is no list of labels.
     """
 
     def __init__(self, file: Path, *, several: bool):
-        self.file, self._lock = file, threading.Lock()
+        if file.suffix.lower() != LABELS_SUFFIX or file.is_dir():
+            rule = f"the labels must be saved in a file that ends in {LABELS_SUFFIX}"
+            raise FieldError(rule, str(file), "Set --labels to labels.csv, say.")
+        self.file, self._lock, self._several = file, threading.Lock(), several
         self.given: dict[str, str] = {}
-        if file.exists():
-            rule = LabelRule(several, SHOWN_SEPARATOR if several else "")
-            self.given = {entry.uri: entry.label for entry in corrections.read_labels(str(file.absolute()), rule)}
+        self._read_state: tuple[int, ...] = ()
+        self._read()
 
     def give(self, uri: str, labels: Sequence[str] | None) -> None:
         """Sets the labels of an image, and writes the file.
@@ -98,8 +105,13 @@ class Labels:
         Args:
             uri: of the image.
             labels: of the image; None takes the answer back.
+
+        Raises:
+            InputError: something else has written to the file meanwhile, and it is no list of labels any more.
+            OSError: it cannot be written.
         """
         with self._lock:
+            self._read()
             self.given.pop(uri, None)
             if labels is not None:
                 self.given[uri] = LABEL_SEPARATOR.join(labels)
@@ -108,6 +120,14 @@ class Labels:
                 writer.writerow(("path", "label"))
                 for place, label in self.given.items():
                     writer.writerow((place, label.replace(LABEL_SEPARATOR, SHOWN_SEPARATOR) or NO_LABELS))
+            self._read_state = _state_of(self.file)
+
+    def _read(self) -> None:
+        """Reads the file, if it is there and has changed since it was read or written."""
+        if (state := _state_of(self.file)) and state != self._read_state:
+            rule = LabelRule(self._several, SHOWN_SEPARATOR if self._several else "")
+            self.given = {entry.uri: entry.label for entry in corrections.read_labels(str(self.file.absolute()), rule)}
+            self._read_state = state
 
 
 class LabelPage:
@@ -122,6 +142,7 @@ class LabelPage:
     Attributes:
         key: begins the path of every address.
         app: the ASGI application.
+        reader: of the images, a context manager: an archive is unpacked once, until it is closed.
     """
 
     def __init__(self, images: Sequence[ImageToLabel], labels: Labels, classes: Sequence[str] = (), *, several: bool = False):
@@ -130,7 +151,7 @@ class LabelPage:
 
         self.key = secrets.token_urlsafe(KEY_BYTES)
         self._images, self._labels, self._several = images, labels, several
-        self._classes = list(classes)
+        self._classes, self.reader = list(classes), reading.Reader()
         self.app = Starlette(
             routes=[
                 Route(f"/{self.key}/", self._page),
@@ -168,9 +189,9 @@ class LabelPage:
         if number >= len(self._images):
             return Response(status_code=404)
         try:
-            with reading.Reader() as reader:
-                encoded = images.validate_image(reader.read(self._images[number].uri)).encoded
-        except (images.Rejected, OSError) as reason:
+            with retry.in_background():
+                encoded = images.validate_image(self.reader.read(self._images[number].uri)).encoded
+        except (images.Rejected, InputError, OSError) as reason:  # what a store denies must not end the server
             return Response(str(reason), 415, media_type="text/plain")
         kind = "image/png" if encoded.startswith(b"\x89PNG") else "image/jpeg"
         return Response(encoded, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
@@ -189,8 +210,9 @@ class LabelPage:
             return JSONResponse({"error": f"not an answer: {reason}"}, 400)
         try:
             await run_in_threadpool(self._labels.give, image.uri, labels)
-        except OSError as reason:
-            return JSONResponse({"error": f"the labels cannot be saved: {reason.strerror}"}, 507)
+        except (InputError, OSError) as reason:
+            said = str(reason).removeprefix(InputError.PREFIX) if isinstance(reason, InputError) else reason.strerror
+            return JSONResponse({"error": f"the labels cannot be saved: {said}"}, 507)
         return JSONResponse({"labels": labels})
 
 
@@ -214,7 +236,8 @@ def serve_label_page(page: LabelPage, host: str, port: int) -> None:
         raise InputError("the address to serve on must be free", f"{host}:{port} ({reason.strerror})", remedy) from None
     print(f"label at http://{host}:{listening.getsockname()[1]}/{page.key}/ (Ctrl-C ends it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(page.app, log_level="warning", access_log=False))
-    server.run(sockets=[listening])
+    with page.reader:
+        server.run(sockets=[listening])
 
 
 def _checked(labels: Any, *, several: bool) -> list[str] | None:
@@ -227,15 +250,28 @@ def _checked(labels: Any, *, several: bool) -> list[str] | None:
         raise ValueError(f"one label is wanted, not {len(labels)}")
     for label in labels:
         is_wrong = not label.strip() or len(label) > MAX_LABEL_CHARACTERS or not label.isprintable()
-        if is_wrong or (several and SHOWN_SEPARATOR in label):
+        is_wrong |= several and (SHOWN_SEPARATOR in label or label.strip().startswith(LIST_BEGINNINGS))
+        if is_wrong or label.strip().lower() in MISSING_VALUES:  # these would be read again as something else
             raise ValueError(f"a label that cannot be saved, {label!r}")
     return [label.strip() for label in labels]
+
+
+def _state_of(file: Path) -> tuple[int, ...]:
+    """Returns what changes when a file does; nothing if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _is_table(uri: str) -> bool:
     """Returns whether a local file without an ending, as an artifact is, begins like a table of `review`."""
     path = Path(uri)
-    return path.is_file() and path.read_bytes()[:5] == b"path,"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:  # which may be an archive of many gigabytes
+        return file.read(5) == b"path,"
 
 
 def _read_table(uri: str) -> list[ImageToLabel]:

@@ -605,7 +605,7 @@ def list_files(uri: str) -> list[FileInfo]:
         uri: of the folder.
 
     Returns:
-        The files, sorted by name; empty if the folder does not exist.
+        The files, sorted by name, without those that are deleted meanwhile; empty if the folder does not exist.
 
     Raises:
         AccessError: the store denies access.
@@ -617,13 +617,13 @@ def list_files(uri: str) -> list[FileInfo]:
             return sorted(stores.store(uri).below(uri), key=lambda found: found.name)
         except ObjectNotFound:
             return []
-    root = location.path
-    files = sorted(
-        path
-        for path in root.rglob("*")
-        if path.is_file() and path.suffix not in (atomic.PARTIAL_SUFFIX, atomic.BACKUP_SUFFIX, atomic.SCRATCH_SUFFIX)
-    )
-    return [replace(describe(str(path)), name=path.relative_to(root).as_posix()) for path in files]
+    root, temporary = location.path, (atomic.PARTIAL_SUFFIX, atomic.BACKUP_SUFFIX, atomic.SCRATCH_SUFFIX)
+    found = []
+    for path in sorted(Path(folder, name) for folder, _, names in os.walk(root) for name in names):
+        with contextlib.suppress(FileNotFoundError):  # another process has deleted it meanwhile
+            if path.suffix not in temporary and path.is_file():
+                found.append(replace(describe(str(path)), name=path.relative_to(root).as_posix()))
+    return found
 
 
 def _downloads() -> Path:

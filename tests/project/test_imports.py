@@ -17,7 +17,7 @@ PACKAGES = sorted(f"kfp_vision.{file.parent.name}" for file in LIBRARY.glob("*/_
 FORMER_PLACES = {"kfp_vision.pictures", "kfp_vision.export"}  # of names; in no room, and import only where a name is now
 FORWARDING = {"kfp_vision.records", "kfp_vision.repository"}  # rooms that were modules, and still give a former name
 COMMAND_LINE = {name for name in MODULES if name.split(".")[:2] == ["kfp_vision", "cli"]}
-HEAVY_PACKAGES = ("tensorflow", "keras", "kserve", "kfp", "kfp_vision.components", "kfp_vision.pipelines")
+HEAVY_PACKAGES = ("tensorflow", "keras", "kserve", "kfp", "kubernetes", "kfp_vision.components", "kfp_vision.pipelines")
 # Their pods start fast and need little memory.
 STAGES_WITHOUT_TENSORFLOW = (
     "fingerprint_images",
@@ -89,7 +89,7 @@ def test_components_and_pipelines_do_not_import_tensorflow(package):
 def test_the_library_does_not_import_kfp():
     library = sorted(MODULES.keys() - COMMAND_LINE)
     assert {"kfp_vision.networks.inception", "kfp_vision.training.train", "kfp_vision.reports.pages"} < set(library)
-    assert loaded_packages(*library) == {"tensorflow", "keras", "kserve"}
+    assert loaded_packages(*library) == {"tensorflow", "keras", "kserve", "kubernetes"}
 
 
 @pytest.mark.parametrize("stage", STAGES_WITHOUT_TENSORFLOW)

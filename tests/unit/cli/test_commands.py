@@ -134,7 +134,27 @@ REFUSED = {
     "no exported file to ask": Case(
         "predict --model {data}/none.onnx x.jpg",
         FAILED,
-        "a model file must be one that export_model wrote; got .*none.onnx. Give .*",
+        "a model file must exist on this machine; got {data}/none.onnx. Give .*",
+    ),
+    "an exported file in a bucket": Case(
+        "predict --model s3://b/none.onnx x.jpg",
+        FAILED,
+        "a path must be one of this machine; got s3://b/none.onnx. Download it, or name the model repository it is from.",
+    ),
+    "labels to save in a bucket": Case(
+        "review {data} --labels s3://b/labels.csv",
+        WRONG_USE,
+        "argument --labels: a path must be one of this machine; got s3://b/labels.csv. Give a file or a folder. See .*",
+    ),
+    "labels to save over the table of the images": Case(
+        "review {data}/twice.csv --labels {data}/twice.csv",
+        WRONG_USE,
+        "the labels must be saved in another file than the table of the images; got {data}/twice.csv. Give --labels .*",
+    ),
+    "runs to keep in a bucket": Case(
+        "run --output s3://b/runs -p images_uri=sample",
+        WRONG_USE,
+        "argument --output: a path must be one of this machine; got s3://b/runs. Give a file or a folder. See .*",
     ),
     "a server that is none": Case("predict --url here x.jpg", FAILED, "a server must be given by its .*; got here. Give .*"),
     "a server that does not answer": Case(
@@ -225,6 +245,7 @@ def data(tmp_path_factory) -> Path:
     sample_images.pictures(folder / "one_class", classes=1, each=3)
     (folder / "empty").mkdir()
     (folder / "words.tgz").write_text("not an archive\n")
+    (folder / "twice.csv").write_text("path,label\n1.jpg,\n")
     return folder
 
 

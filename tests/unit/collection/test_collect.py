@@ -1,8 +1,11 @@
 """Collecting answers: what is offered can be read again, is bounded in memory and on disk, and survives a kill."""
 
+import gzip
 import json
+import math
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +26,7 @@ from kfp_vision.collection.settings import CollectSettings
 from kfp_vision.core.errors import DamagedError, NotFoundError
 from kfp_vision.prediction.classifier import Prediction
 from kfp_vision.repository.version import Version
+from kfp_vision.storage import reading
 
 DAISY = Prediction("daisy", 0, [0.75, 0.25], True, -0.5, embedding=np.array([0.5, -2, 1 / 3], np.float32))
 UNSURE = Prediction("tulip", 1, [0.25, 0.5], named=[])
@@ -58,7 +62,7 @@ def write_day(place: Path, day: date, numbers: range, image: bytes = b"") -> Pat
     """Writes a batch of answers of one day, with an image for each if one is given; returns the folder of the day."""
     folder = place / "flowers" / day.isoformat()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    answers = [answer(number, f"{day}T10:00:00.000+00:00", f"images/{number}.jpg" if image else "") for number in numbers]
+    answers = [answer(number, f"{day}T10:00:00.000+00:00", f"images/{number:032x}.jpg" if image else "") for number in numbers]
     for one in answers:
         if one.image:
             (folder / one.image).write_bytes(image)
@@ -98,6 +102,27 @@ def test_selects_by_model_version_and_time(tmp_path):
     assert list(read_collected(str(tmp_path), model="other")) == list(read_collected(str(tmp_path), fingerprint="x")) == []
 
 
+def test_what_a_server_deletes_while_it_is_read_is_left_out(tmp_path):
+    gone = write_day(tmp_path, date(2026, 5, 4), range(3))
+    write_day(tmp_path, date(2026, 5, 3), range(3, 4))
+    write_day(tmp_path, date(2026, 5, 5), range(4, 5))
+    answers = read_collected(str(tmp_path))
+    assert int(next(answers).id, 16) == 3
+    shutil.rmtree(gone)
+    assert [int(one.id, 16) for one in answers] == [4]
+
+
+def test_files_are_listed_while_others_delete_them(tmp_path):
+    """As many processes as servers may share a collection."""
+    delete = "import sys, pathlib\nfor file in sorted(pathlib.Path(sys.argv[1]).rglob('*.jpg')): file.unlink()"
+    folder = write_day(tmp_path, date(2026, 5, 4), range(500), b"jpeg")
+    with subprocess.Popen([sys.executable, "-c", delete, str(folder)]) as process:
+        counts = [len(reading.list_files(str(tmp_path)))]
+        while process.poll() is None or counts[-1] != 1:
+            counts.append(len(reading.list_files(str(tmp_path))))
+    assert counts == sorted(counts, reverse=True) and counts[-1] == 1
+
+
 def test_a_sample_is_a_share_of_the_answers(tmp_path, version):
     counts = collect_answers(tmp_path, version, [UNSURE] * 4000, share=0.25)
     # Binomial, 4000 draws of 0.25: 1000 with a deviation of 27; six of them happen once in a billion.
@@ -128,6 +153,57 @@ def test_days_that_are_too_old_are_deleted_at_the_start(tmp_path, version):
     assert not old.exists() and len(list(kept.rglob("*.jpg"))) == 2 and foreign.exists()
 
 
+def test_photographs_in_folders_of_days_are_nobodys_collection(tmp_path, version):
+    """Somebody who names the folder of his photographs as the place to collect in must not lose them."""
+    photographs = [tmp_path / "holiday" / "2019-05-03" / name for name in ("images/IMG_0001.jpg", "log.jsonl.gz")]
+    for file in photographs:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(3000))
+    collect_answers(tmp_path, version, [DAISY], days=1, max_mb=0.002)
+    assert all(file.exists() for file in photographs)
+
+
+def test_a_batch_beyond_the_limit_does_not_empty_the_collection(tmp_path, version):
+    counts = collect_answers(tmp_path, version, [UNSURE] * 100, bytes(1000), images=True, max_mb=0.05)
+    assert counts == {("flowers", "collected"): 100}
+    sizes = [file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()]
+    assert 30_000 < sum(sizes) <= 50_000
+    assert len(list(read_collected(str(tmp_path), only_with_image=True))) == len(list(tmp_path.rglob("images/*"))) > 25
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_deletion(tmp_path, version, monkeypatch):
+    class Clock(datetime):
+        shift = timedelta(days=3650)
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + cls.shift
+
+    monkeypatch.setattr(collect, "datetime", Clock)
+    monkeypatch.setattr(collect, "RETENTION_SECONDS", 0.0)
+    collector = Collector(CollectSettings(str(tmp_path), 1.0, days=7), Counts())
+    Clock.shift = timedelta(0)
+    old = write_day(tmp_path, datetime.now(UTC).date() - timedelta(days=7), range(2))
+    collector.close()
+    assert not old.exists()
+
+
+def test_an_answer_that_cannot_be_written_costs_no_other(tmp_path, version, capfd):
+    short = Prediction("daisy", 0, [1.0])  # one score for two classes
+    collector = Collector(CollectSettings(str(tmp_path), 1.0), counts := Counts())
+    collector.offer("a", version, short, b"")
+    collector.offer("b", version, DAISY, b"")
+    collector.close()
+    assert counts == {("a", "lost"): 1, ("b", "collected"): 1}
+    assert "warning: cannot collect answers (ValueError: " in capfd.readouterr().out
+
+
+def test_a_label_may_hold_what_ends_a_line_elsewhere():
+    label = "a\u2028b\x85c"
+    one = CollectedAnswer("0" * 32, "2026-05-04T10:00:00Z", "flowers", 7, "abc", [label], {label: 1.0})
+    assert unpack_batch(pack_batch([one, one]), "/x/1.jsonl.gz") == [one, one]
+
+
 def test_a_new_check_for_drift_is_noted_once(tmp_path, version, monkeypatch):
     monkeypatch.setattr(collect, "DRIFT_SECONDS", 0.0)
     noted = []
@@ -148,10 +224,10 @@ def test_a_new_check_for_drift_is_noted_once(tmp_path, version, monkeypatch):
 def test_the_oldest_batches_go_when_there_is_too_much(tmp_path):
     today = date(2026, 5, 10)
     folders = [write_day(tmp_path, today - timedelta(days=days), range(2), bytes(1000)) for days in (2, 1, 0)]
-    (folders[0] / "images" / "left.jpg").write_bytes(bytes(500))  # of a server killed before it wrote the batch
-    size = sum(file.stat().st_size for file in folders[2].rglob("*") if file.is_file())
-    remaining = retention.delete_old(str(tmp_path), 30, 2.5 * size, today)
-    assert not folders[0].exists() and folders[1].exists() and remaining == 2 * size
+    (folders[0] / "images" / f"{9:032x}.jpg").write_bytes(bytes(500))  # of a server killed before it wrote the batch
+    sizes = [sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders]
+    remaining = retention.delete_old(str(tmp_path), 30, 2.5 * sizes[2], today)
+    assert not folders[0].exists() and folders[1].exists() and remaining == sizes[1] + sizes[2]
     assert retention.delete_old(str(tmp_path), 30, 1, today) == 0 and not list(tmp_path.rglob("*.*"))
 
 
@@ -161,7 +237,7 @@ def test_a_day_is_deleted_in_part_if_that_is_enough(tmp_path):
     write_day(tmp_path, day, range(2, 4), bytes(1000))
     retention.delete_old(str(tmp_path), 30, 3000, day)
     assert sorted(int(one.id, 16) for one in read_collected(str(tmp_path))) == [2, 3]
-    assert sorted(file.name for file in (folder / "images").iterdir()) == ["2.jpg", "3.jpg"]
+    assert sorted(file.name for file in (folder / "images").iterdir()) == [f"{number:032x}.jpg" for number in (2, 3)]
 
 
 def test_incomplete_files_of_killed_servers_are_removed_at_the_start(tmp_path, version):
@@ -180,7 +256,17 @@ def test_incomplete_files_of_killed_servers_are_removed_at_the_start(tmp_path, v
     assert len(list(read_collected(str(tmp_path)))) == 1  # and readers never see them
 
 
-@pytest.mark.parametrize("broken", [pack_batch([answer(1, "2026-05-04T10:00:00Z")])[:-9], b"plain", pack_batch([])[:4]])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pack_batch([answer(1, "2026-05-04T10:00:00Z")])[:-9],
+        b"plain",
+        pack_batch([])[:4],
+        pack_batch([answer(1, "2026-05-04T10:00:00Z", "images/../../../../private.jpg")]),
+        gzip.compress(b"[" * 200_000),
+        gzip.compress(json.dumps(answer(1, "").to_json() | {"version": math.inf}).encode()),
+    ],
+)
 def test_a_damaged_batch_is_named(broken):
     with pytest.raises(DamagedError, match=r"^error: a batch of collected answers must be whole; got /x/flowers/1.jsonl.gz \("):
         unpack_batch(broken, "/x/flowers/1.jsonl.gz")

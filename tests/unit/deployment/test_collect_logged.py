@@ -6,15 +6,18 @@ import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support import colour_model, known_colours, parquet_files
 
-from kfp_vision.collection.collected import read_collected
+from kfp_vision.collection.collected import list_batches, read_collected
 from kfp_vision.core.errors import DamagedError
+from kfp_vision.deployment import collect_logged as logged
 from kfp_vision.deployment.collect_logged import collect_logged, read_log
 from kfp_vision.prediction.classifier import Classifier
+from kfp_vision.storage import writing
 
 RED, BLUE = colour_model.picture("red"), colour_model.picture("blue")
 
@@ -88,6 +91,30 @@ def test_each_file_of_the_logger_is_collected_once(version, tmp_path):
     assert len(list(read_collected(str(place)))) == 4
 
 
+@pytest.mark.slow
+def test_a_file_of_several_models_is_gone_on_with_after_a_kill(version, tmp_path, monkeypatch):
+    """The stage is killed before the batch of one of the models, whichever: the next one adds what lacks, and nothing twice."""
+    (tmp_path / "logs").mkdir()
+    events = [event(name, RED) | {"InferenceService": f"colours-{name}"} for name in ("a", "b", "c")]
+    (tmp_path / "logs" / "batch-request.json").write_text(json.dumps(events))
+    for done in range(3):
+        place, left = str(tmp_path / f"collected-{done}"), [done]
+
+        def write_file(content: bytes, uri: str, left: list[int] = left) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            writing.write_file(content, uri)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(logged, "writing", SimpleNamespace(**vars(writing) | {"write_file": write_file}))
+            collect_logged(version, str(tmp_path / "logs"), place, days=7, images=False)
+        assert len(list_batches(place)) == done
+        collect_logged(version, str(tmp_path / "logs"), place, days=7, images=False)
+        assert [one.model for one in read_collected(place)] == ["colours-a", "colours-b", "colours-c"]
+        assert collect_logged(version, str(tmp_path / "logs"), place, days=7, images=False)["files"] == 0
+
+
 def test_a_batch_in_json_is_a_list():
     (first, second) = read_log(
         json.dumps([event("1", b"x"), event("1", b"y", "response"), event("2", b"z")]).encode(), "a.json"
@@ -108,7 +135,17 @@ def test_damaged_parquet_is_named():
         list(read_log(b"PAR1", "s3://b/1.parquet?endpoint=http://minio:9000"))
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"Id": "1"}', json.dumps(event("1", b"") | {"Bytes": "%"}).encode()])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[1]",
+        b'{"Id": "1"}',
+        b"[" * 200_000,
+        json.dumps(event("1", b"") | {"Bytes": "%"}).encode(),
+        json.dumps(event("1", b"") | {"InferenceService": "../../elsewhere"}).encode(),
+    ],
+)
 def test_a_file_of_something_else_is_named(content):
     with pytest.raises(DamagedError, match=r"^error: a file of KServe's logger must be whole; got s3://b/1.json \("):
         list(read_log(content, "s3://b/1.json"))

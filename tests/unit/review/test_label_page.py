@@ -1,14 +1,18 @@
 """The images that the page asks about, and the list that its answers are saved in."""
 
+import asyncio
 import shutil
+from pathlib import Path
 
+import httpx
 import pytest
 from support import sample_images
 
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.dataset import ingest
 from kfp_vision.review import label_page
-from kfp_vision.review.label_page import Labels
+from kfp_vision.review.label_page import ImageToLabel, LabelPage, Labels
+from kfp_vision.storage import retry
 
 
 def test_a_folder_an_archive_and_a_table_name_the_images(tmp_path):
@@ -56,6 +60,84 @@ def test_each_answer_is_saved_gone_on_with_and_taken_back(tmp_path):
     assert again.given == {"/photos/a, b.jpg": "daisy", "s3://bucket/2.jpg": "?"}
     again.give("/photos/a, b.jpg", None)
     assert file.read_text() == "path,label\ns3://bucket/2.jpg,?\n"
+
+
+def test_what_others_write_to_the_list_meanwhile_is_kept(tmp_path):
+    """Two pages with one list, and a spreadsheet."""
+    first, second = (Labels(tmp_path / "labels.csv", several=False) for _ in range(2))
+    for number, page in enumerate((first, second, first)):
+        page.give(f"/{number}.jpg", ["daisy"])
+    (tmp_path / "labels.csv").write_text((tmp_path / "labels.csv").read_text() + "/typed.jpg,tulip\n")
+    second.give("/1.jpg", ["rose"])
+    expected = {"/0.jpg": "daisy", "/2.jpg": "daisy", "/typed.jpg": "tulip", "/1.jpg": "rose"}
+    assert Labels(tmp_path / "labels.csv", several=False).given == second.given == expected
+
+
+@pytest.mark.parametrize("name", ["labels", "labels.json", "labels.txt.gz", "folder.csv"])
+def test_the_list_must_have_a_name_that_can_be_read_again(tmp_path, name):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(FieldError, match=r"must be saved in a file that ends in .csv; got .*Set --labels to labels.csv"):
+        Labels(tmp_path / name, several=False)
+
+
+def ask(page: LabelPage, path: str, **answer: object) -> httpx.Response:
+    """Asks for a path below the key, or posts an answer to it."""
+
+    async def asked() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(page.app), base_url=f"http://page/{page.key}/") as client:
+            return await (client.post(path, json=answer) if answer else client.get(path))
+
+    return asyncio.run(asked())
+
+
+@pytest.fixture
+def page(tmp_path) -> LabelPage:
+    """A page of four images: one that is whole, one that is none, one that is not there, and one whose store is down."""
+    photo = sample_images.pictures(tmp_path / "photos", classes=1, each=1) / "bellcup" / "0001.jpg"
+    (tmp_path / "none.jpg").write_bytes(b"no image")
+    uris = [photo, tmp_path / "none.jpg", tmp_path / "missing.jpg", "s3://bucket/1.jpg?endpoint=http://127.0.0.1:9"]
+    images = [ImageToLabel(str(uri)) for uri in uris]
+    return LabelPage(images, Labels(tmp_path / "labels.csv", several=False), ["daisy"])
+
+
+def test_an_image_that_cannot_be_read_does_not_end_the_server(page, monkeypatch):
+    monkeypatch.setattr(retry, "PERSON_SECONDS", 0.1)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    assert [ask(page, f"images/{number}").status_code for number in range(5)] == [200, 415, 415, 415, 404]
+
+
+def test_an_archive_is_unpacked_once(tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", sample_images.pictures(tmp_path / "photos", each=1)))
+    page = LabelPage(label_page.read_images_to_label(str(archive)), Labels(tmp_path / "labels.csv", several=False))
+    with page.reader:
+        first = ask(page, "images/0").status_code
+        archive.write_bytes(b"none")
+        assert (first, ask(page, "images/1").status_code) == (200, 200)
+
+
+def test_labels_in_any_language_are_read_again_and_others_are_refused(page, tmp_path):
+    names = ["数学", "שלום", "e\u0301", "a|b", 'a,"b', "[x", "=1+1", "?"]
+    for name in names:
+        assert ask(page, "labels/0", labels=[name]).status_code == 200
+        assert list(Labels(tmp_path / "labels.csv", several=False).given.values()) == [name]
+    for name in ["nan", "NaN", "#N/A", " <NA> ", "", " ", "a\nb", "a\u2028b", "x" * 201]:
+        assert ask(page, "labels/0", labels=[name]).status_code == 400
+    assert list(Labels(tmp_path / "labels.csv", several=False).given.values()) == ["?"]
+
+
+def test_of_several_labels_none_may_be_read_again_as_a_list(tmp_path):
+    page = LabelPage([ImageToLabel("/1.jpg")], Labels(tmp_path / "labels.csv", several=True), several=True)
+    names = ("tulip", "[x", "{x", "a|b", "nan")
+    assert [ask(page, "labels/0", labels=["daisy", name]).status_code for name in names] == [200, 400, 400, 400, 400]
+
+
+def test_a_list_that_somebody_breaks_meanwhile_is_not_overwritten(page, tmp_path):
+    ask(page, "labels/0", labels=["daisy"])
+    (tmp_path / "labels.csv").write_bytes(b"path,label\n\xff\xfe\x00")
+    refused = ask(page, "labels/1", labels=["daisy"])
+    assert refused.status_code == 507 and "labels.csv" in refused.json()["error"]
+    assert (tmp_path / "labels.csv").read_bytes() == b"path,label\n\xff\xfe\x00"
 
 
 def test_several_labels_and_none_are_saved_and_read_again(tmp_path):
