@@ -122,10 +122,13 @@ def _uri_for_others(version: Version, uri: str, deploy_to: str) -> str:
     repository = uris.from_field(deploy_to)
     if uris.scheme_of(uri) not in ("", "file") or uris.scheme_of(repository) not in base.BUCKETS:
         return uri
-    for published in reversed(publish.repository_at(repository).versions()):
-        if published.is_copy_of(version):
-            return uris.join_uri(repository, str(published.number))
-    return uri
+    try:
+        newest_first = reversed(publish.repository_at(repository).versions())
+        copy = next((one for one in newest_first if one.is_copy_of(version)), None)
+    except InputError as error:  # of the store; the model is good all the same
+        print(f"warning: looks for no copy in {repository}: {str(error).removeprefix(InputError.PREFIX)}", flush=True)
+        return uri
+    return uris.join_uri(repository, str(copy.number)) if copy else uri
 
 
 def _parameters(about: Mapping[str, Any]) -> dict[str, str]:

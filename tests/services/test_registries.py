@@ -199,6 +199,14 @@ def test_a_model_of_a_laptop_is_registered_where_it_was_deployed(mlflow, place, 
     assert found["source"] == f"{repository}/2"
 
 
+def test_a_repository_that_cannot_be_listed_is_a_warning(kubeflow, tmp_path, capsys):
+    judged = replace(write_run(tmp_path, "asters"), uri=str(tmp_path / "model"))
+    origin = replace(ORIGIN, form={"deploy_to": "gs:///models"})
+    (done,) = register.register_model(judged, f"model-registry+{kubeflow.url}", origin, tmp_path / "registered")
+    assert done["version"] == "1"
+    assert "warning: looks for no copy in gs:///models: " in capsys.readouterr().out
+
+
 def test_a_rejected_model_is_not_registered(kubeflow, tmp_path):
     judged = write_run(tmp_path, "roses", accepted=False)
     with pytest.raises(InputError, match=r"a model must be accepted to be registered; got accuracy 0\.8750 is below"):
