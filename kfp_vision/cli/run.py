@@ -7,6 +7,7 @@ such as `report.html` and `model`.
 import contextlib
 import copy
 import json
+import math
 import os
 import re
 import signal
@@ -33,6 +34,7 @@ from kfp_vision.preflight import checks
 from kfp_vision.reports import outcome
 
 SIGTERM_EXIT_STATUS = 143
+SECONDS_OF_ONE_STOP = 1.0  # in which SIGTERM counts once: `timeout` sends it to the command, and to all of its process group
 SECONDS_TO_END = 30.0  # for the processes of a run that is interrupted
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
 
@@ -233,15 +235,21 @@ def run(
 def _stages_end_with_the_run(run_dir: Path, view: progress.ProgressView) -> Iterator[None]:
     """Passes SIGTERM on to the stage that runs, and ends what still runs when the body is interrupted.
 
-    The body goes on until the stage has ended, so that a training that saves its state can say so. A second SIGTERM, or one
-    between two stages, ends the run at once.
+    The body goes on until the stage has ended, so that a training that saves its state can say so. A second SIGTERM, a second
+    later, or one between two stages, ends the run at once.
 
     Raises:
         SystemExit: this process received SIGTERM.
     """
     ((name, value),) = outcome.failures_environment(run_dir).items()
 
+    last = -math.inf
+
     def stop(*_: object) -> None:
+        nonlocal last
+        again, last = time.monotonic() - last < SECONDS_OF_ONE_STOP, time.monotonic()
+        if again:
+            return
         if view.stopped or not subprocesses.tell_all(name, value, signal.SIGTERM):
             raise SystemExit(SIGTERM_EXIT_STATUS)
         view.stopped = True

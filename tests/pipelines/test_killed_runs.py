@@ -182,6 +182,9 @@ def test_a_command_that_is_told_to_stop_ends_its_stage_too(images, tmp_path, num
         while not subprocesses.tell_all(name, value, subprocesses.NO_SIGNAL):
             time.sleep(0.01)
         process.send_signal(number)
+        if number == signal.SIGTERM:  # as by `timeout`
+            time.sleep(0.02)
+            process.send_signal(number)
         rest, stderr = process.stdout.read(), process.stderr.read()
     assert process.returncode == code, rest + stderr
     assert subprocesses.tell_all(name, value, subprocesses.NO_SIGNAL) == 0
