@@ -623,7 +623,11 @@ def list_files(uri: str) -> list[FileInfo]:
         for path in root.rglob("*")
         if path.is_file() and path.suffix not in (atomic.PARTIAL_SUFFIX, atomic.BACKUP_SUFFIX, atomic.SCRATCH_SUFFIX)
     )
-    return [replace(describe(str(path)), name=path.relative_to(root).as_posix()) for path in files]
+    found = []
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
+            found.append(replace(describe(str(path)), name=path.relative_to(root).as_posix()))
+    return found
 
 
 def _downloads() -> Path:
