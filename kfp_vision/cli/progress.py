@@ -44,6 +44,7 @@ class ProgressView(io.TextIOBase):
         turns: number of turns by stage.
         stage: the latest stage.
         failed: the failed stages, each with its last line.
+        stopped: whether the run was told to stop, which explains a stage that ends without a reason.
     """
 
     def __init__(self, shown: TextIO, log: TextIO, stages: int, debug: bool):
@@ -52,6 +53,7 @@ class ProgressView(io.TextIOBase):
         self.turns: Counter[str] = Counter()
         self.stage = ""
         self.failed: list[FailedStage] = []
+        self.stopped = False
         self._phase, self._started_at, self._unfinished_line, self._error = _Phase.BETWEEN_STAGES, 0.0, "", ""
 
     def write(self, text: str) -> int:
@@ -128,13 +130,18 @@ class ProgressView(io.TextIOBase):
 
     def _note_failure(self) -> None:
         """Records the failure, for the person at the screen and for the last stage, which reports it elsewhere."""
-        error = self._error or str(_killed(self.stage, self.log.name))
+        error = self._error or str((_stopped if self.stopped else _killed)(self.stage, self.log.name))
         self.failed.append(FailedStage(self.stage, error))
         outcome.record_failure(Path(self.log.name).parent, FailedStage(self.stage, error.removeprefix(InputError.PREFIX)))
 
     def _show(self, line: str) -> None:
         if not self.debug:
             self.shown.write(f"{line}\n")
+
+
+def _stopped(stage: str, log: str) -> InputError:
+    """Returns the error of a stage that was told to stop with the run."""
+    return InputError(f"{stage} must finish", "SIGTERM to the run", f"Start it again, or see {log}.")
 
 
 def _killed(stage: str, log: str) -> InputError:

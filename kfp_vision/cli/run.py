@@ -7,11 +7,14 @@ such as `report.html` and `model`.
 import contextlib
 import copy
 import json
+import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,11 +28,14 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from kfp_vision.cli import outputs, progress
-from kfp_vision.core import advanced
+from kfp_vision.core import advanced, subprocesses
 from kfp_vision.core.errors import InputError
 from kfp_vision.preflight import checks
 from kfp_vision.reports import outcome
 
+SIGTERM_EXIT_STATUS = 143
+SECONDS_OF_ONE_STOP = 1.0  # in which SIGTERM counts once: `timeout` sends it to the command, and to all of its process group
+SECONDS_TO_END = 30.0  # for the processes of a run that is interrupted
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
 
 
@@ -214,7 +220,7 @@ def run(
         stack.enter_context(_environment(outcome.failures_environment(run_dir)))
         view = progress.ProgressView(sys.stdout, log, len(stages), debug)
         try:
-            with contextlib.redirect_stdout(view):
+            with contextlib.redirect_stdout(view), _stages_end_with_the_run(run_dir, view):
                 make_sequential(pipeline)(**arguments)
         except (RuntimeError, ValueError) as error:  # ValueError: a stage succeeded without writing an output
             if list(run_dir.glob("*/evaluate-classifier/report")):  # the report is worth reading all the same
@@ -223,6 +229,43 @@ def run(
     skipped = [stage for stage in stages if stage not in view.seconds]
     seconds = view.seconds | {"total": round(time.perf_counter() - start, 1)}
     return outputs.collect_results(run_dir) | {"skipped": skipped, "seconds": seconds}
+
+
+@contextlib.contextmanager
+def _stages_end_with_the_run(run_dir: Path, view: progress.ProgressView) -> Iterator[None]:
+    """Passes SIGTERM on to the stage that runs, and ends what still runs when the body is interrupted.
+
+    The body goes on until the stage has ended, so that a training that saves its state can say so. A second SIGTERM, a second
+    later, or one between two stages, ends the run at once.
+
+    Raises:
+        SystemExit: this process received SIGTERM.
+    """
+    ((name, value),) = outcome.failures_environment(run_dir).items()
+
+    last = -math.inf
+
+    def stop(*_: object) -> None:
+        nonlocal last
+        again, last = time.monotonic() - last < SECONDS_OF_ONE_STOP, time.monotonic()
+        if again:
+            return
+        if view.stopped or not subprocesses.tell_all(name, value, signal.SIGTERM):
+            raise SystemExit(SIGTERM_EXIT_STATUS)
+        view.stopped = True
+
+    is_main = threading.current_thread() is threading.main_thread()  # only it may install signal handlers
+    before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    try:
+        yield
+    except Exception:
+        if view.stopped:
+            raise SystemExit(SIGTERM_EXIT_STATUS) from None
+        raise
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        subprocesses.end_all(name, value, SECONDS_TO_END)
 
 
 @contextlib.contextmanager

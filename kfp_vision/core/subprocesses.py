@@ -1,11 +1,17 @@
-"""Starts child processes that end with their parent, even if it is killed."""
+"""Ends processes with the one that has started them, even if it is killed, or cannot tell which they are."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+NO_SIGNAL = 0  # of kill(2): only asks whether the process exists
+POLL_SECONDS = 0.05
 
 
 def end_with_parent(parent: int) -> None:
@@ -18,3 +24,44 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def tell_all(name: str, value: str, number: int) -> int:
+    """Sends a signal to all other processes that were started with an environment variable, whoever started them.
+
+    Args:
+        name: of the variable.
+        value: that it has.
+        number: of the signal.
+
+    Returns:
+        How many processes there are; 0 outside Linux.
+    """
+    told = 0
+    for process in _started_with(name, value):
+        with contextlib.suppress(OSError):  # it has just ended
+            os.kill(process, number)
+            told += 1
+    return told
+
+
+def end_all(name: str, value: str, seconds: float) -> None:
+    """Ends all other processes that were started with an environment variable: tells them, and kills those that stay.
+
+    Args:
+        name: of the variable.
+        value: that it has.
+        seconds: that they have to end by themselves.
+    """
+    deadline, number = time.monotonic() + seconds, int(signal.SIGTERM)
+    while tell_all(name, value, number):
+        number = signal.SIGKILL if time.monotonic() > deadline else NO_SIGNAL
+        time.sleep(POLL_SECONDS)
+
+
+def _started_with(name: str, value: str) -> Iterator[int]:
+    wanted = f"{name}={value}".encode()
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if int(file.parent.name) != os.getpid() and wanted in file.read_bytes().split(b"\0"):
+                yield int(file.parent.name)

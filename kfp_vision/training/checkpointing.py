@@ -126,9 +126,14 @@ class CheckpointFolder:
 
     def _write(self, state: TrainingState) -> None:
         packed = _pack(TrainingState(state.step, state.arrays, {**state.about, "identity": self.identity}))
-        writing.write_file(packed, uris.join_uri(self.uri, FILE_NAME.format(state.step)))
-        for name in self._names()[:-CHECKPOINTS_KEPT]:
-            writing.delete_file(uris.join_uri(self.uri, name))
+        try:
+            writing.write_file(packed, uris.join_uri(self.uri, FILE_NAME.format(state.step)))
+            for name in self._names()[:-CHECKPOINTS_KEPT]:
+                writing.delete_file(uris.join_uri(self.uri, name))
+        except OSError as error:  # of the file system: a full disk, a folder that others have made read-only
+            found = f"{error.strerror or type(error).__name__} in {self.uri}"
+            remedy = "Make room there, or choose another checkpoint_dir, and start the run again."
+            raise InputError("checkpoint_dir must stay writable to the end of the training", found, remedy) from None
 
     def _names(self) -> list[str]:
         return [found.name for found in reading.list_files(self.uri) if CHECKPOINT_FILE.fullmatch(found.name)]

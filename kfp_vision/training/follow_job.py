@@ -8,10 +8,11 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kfp_vision.core.errors import InputError, UnreachableError, format_value
 from kfp_vision.records.records_folder import fingerprint_records
@@ -26,9 +27,14 @@ from kfp_vision.training.worker import LOST_STATUS, SIGTERM_STATUS, WorkerJob, d
 FOLDER = "workers"  # in checkpoint_dir
 NAME_DIGITS = 16  # of the folder of records
 POLL_SECONDS = 5.0
+WAIT_SECONDS = (
+    600.0  # for a cluster that does not answer while a job is started; one that runs is followed for as long as it takes
+)
 SILENT_SECONDS = 20.0  # without a pod or a condition, after which the events are asked
 OUTPUTS = ("model", "events", "page", "metrics")
 MAX_ATTEMPTS = 99  # jobs of one stage, of all its tries
+
+Answer = TypeVar("Answer")
 
 
 def train(
@@ -66,7 +72,7 @@ def train(
     if recipe.fine_tune:  # the workers have the keys of the stores, and none of a registry
         recipe = replace(recipe, checkpoint_uri=resolve(recipe.checkpoint_uri))
     client = JobClient(recipe.advanced.training_api)
-    stage, place = client.stage(), uris.join_uri(recipe.checkpoint_dir, FOLDER)
+    stage, place = _ask_patiently(client.stage, threading.Event()), uris.join_uri(recipe.checkpoint_dir, FOLDER)
     inputs = {"train_records": train_records, "validation_records": validation_records, "label_map": label_map}
     inputs_uri = uris.join_uri(place, inputs_folder(stage.key, fingerprint_records(train_records)))
     _upload_inputs(inputs, inputs_uri)
@@ -79,16 +85,13 @@ def train(
             }
             WorkerJob(recipe.to_form(), **files).write(uris.join_uri(folder, "job.json"))
             wanted = train_job.manifest(name, uris.join_uri(folder, "job.json"), recipe, nodes, stage)
-            job = _start_or_find(client, wanted)
+            job = _ask_patiently(partial(_start_or_find, client, wanted), stop)
             if job and JobFollower(client, job, stop, recipe.workers).follow():
                 break
         else:
             raise InputError("a stage must have a name left for its job", name, "Start the run again.")
     reached = _fetch_outputs(files, {"model": model, "events": events, "page": page})
-    client.delete(name)
-    for used in (folder, inputs_uri):
-        for file in reading.list_files(used):
-            writing.delete_file(uris.join_uri(used, file.name))
+    _clean_up(client, name, (folder, inputs_uri))
     return reached
 
 
@@ -102,6 +105,38 @@ def inputs_folder(key: str, fingerprint: str) -> str:
         fingerprint: of the records.
     """
     return f"records-{hashlib.sha256(f'{key}/{fingerprint}'.encode()).hexdigest()[:NAME_DIGITS]}"
+
+
+def _ask_patiently(
+    ask: Callable[[], Answer], stop: threading.Event, seconds: float = WAIT_SECONDS, poll_seconds: float = POLL_SECONDS
+) -> Answer:
+    """Asks the cluster again while it does not answer, until this process is told to stop.
+
+    Raises:
+        InputError: see `ask`; the cluster has not answered for so many seconds.
+    """
+    deadline, said = time.monotonic() + seconds, ""
+    while True:
+        try:
+            return ask()
+        except UnreachableError as error:
+            if stop.is_set() or time.monotonic() >= deadline:
+                raise
+            if str(error) != said:
+                said = str(error)
+                print(f"asks again, since {said.removeprefix(InputError.PREFIX)}", flush=True)
+        stop.wait(poll_seconds)
+
+
+def _clean_up(client: JobClient, name: str, folders: Iterable[str]) -> None:
+    """Deletes a job that is done, and its files; what stays is a line in the log, since the model is there."""
+    try:
+        client.delete(name)
+        for used in folders:
+            for file in reading.list_files(used):
+                writing.delete_file(uris.join_uri(used, file.name))
+    except InputError as error:
+        print(f"warning: not all of the job {name} is deleted ({str(error).removeprefix(InputError.PREFIX)})", flush=True)
 
 
 def _upload_inputs(inputs: Mapping[str, Path], uri: str) -> None:

@@ -209,7 +209,16 @@ class JobClient:
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, query: list[tuple[str, str]] | None = None
     ) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._call(method, path, body, query).data or b"{}")
+        content = self._call(method, path, body, query).data or b"{}"
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):  # the page of a proxy in between, for example, whose server is away
+            found = format_value(content.decode(errors="replace"), 400)
+            raise UnreachableError(
+                "the cluster must answer with a JSON object", found, "Check the network, and what is in between."
+            )
         return answer
 
     def _call(
@@ -238,9 +247,10 @@ class JobClient:
     def _readable(self, error: ApiException) -> InputError:
         """Turns the client's exception into an error of one line."""
         try:
-            message = json.loads(error.body)["message"]
-        except (TypeError, ValueError, KeyError):
-            message = error.body or error.reason or "no reason"
+            message = str(json.loads(error.body)["message"])
+        except (TypeError, ValueError, KeyError):  # of a proxy in between, for example
+            body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
+            message = str(body or error.reason or "no reason")
         found = f"HTTP {error.status} in {self.namespace} ({format_value(message, 400)})"
         if error.status == 401 or (error.status == 403 and " cannot " in message):
             return AccessError(

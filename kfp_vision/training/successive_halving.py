@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from kfp_vision.core.errors import InputError, redact
+from kfp_vision.core.errors import InputError, NotFoundError, redact
 from kfp_vision.reports.formatting import percent
 from kfp_vision.storage import reading, retry, uris, writing
 
@@ -190,9 +190,10 @@ class Rungs:
         try:
             with reading.Reader() as reader:
                 content = json.loads(reader.read(uris.join_uri(self.uri, name)))
-            if content["figure"] is None or isinstance(content["figure"], int | float):
+            figure = content["figure"]
+            if figure is None or (isinstance(figure, int | float) and not isinstance(figure, bool) and math.isfinite(figure)):
                 return dict(content)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (NotFoundError, OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             pass
         print(f"does not compare with {name}, which cannot be read", flush=True)
         return {}

@@ -124,7 +124,7 @@ def train_trial(
     if rungs:
         recipe = replace(recipe, rungs_uri=rungs.uri, trial_number=trial["number"])
     if recipe.checkpoint_dir:
-        recipe = replace(recipe, checkpoint_dir=uris.join_uri(recipe.checkpoint_dir, f"trial-{trial['number']}"))
+        recipe = replace(recipe, checkpoint_dir=uris.join_uri(recipe.checkpoint_dir, _checkpoint_folder(trial)))
     start = time.monotonic()
     with atomic.replacing(model) as beside, atomic.temporary_folder() as scratch:
         outputs = {"model": beside, "events": scratch / "events", "page": page}
@@ -212,6 +212,15 @@ def _rungs(
     text = json.dumps([__version__, trial.get(SWEEP), same, records], sort_keys=True)
     name = f"rungs-{hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]}"
     return Rungs(uris.join_uri(recipe.checkpoint_dir or str(model.absolute().parents[1]), name), trial["number"], factor)
+
+
+def _checkpoint_folder(trial: Mapping[str, Any]) -> str:
+    """Returns the name of a trial's folder of checkpoints: that of its number and its values.
+
+    A checkpoint does not know the learning rate, so a trial of another sweep with the same number would resume from this one's.
+    """
+    values = {name: value for name, value in trial.items() if name != SWEEP}
+    return f"trial-{trial['number']}-{fingerprint_trials([values])}"
 
 
 def _validate(model: Path, validation_records: Path) -> dict[str, float]:

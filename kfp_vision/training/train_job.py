@@ -280,7 +280,7 @@ class PodFailure:
         lines = [line.strip() for line in self.message.splitlines() if line.strip()]
         last = next((line for line in reversed(lines) if line.startswith(InputError.PREFIX)), lines[-1] if lines else "")
         why = f"{self.reason}, exit status {self.status}" if self.reason not in ("", "Error") else f"exit status {self.status}"
-        return f"worker {self.rank}: {why}{f': {last.removeprefix(InputError.PREFIX)}' if last else ''}"
+        return f"worker {self.rank}: {why}{f': {format_value(last.removeprefix(InputError.PREFIX))}' if last else ''}"
 
     def input_error(self) -> str:
         """Returns the line of the InputError that the worker ended with; empty if it ended otherwise."""

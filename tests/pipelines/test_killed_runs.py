@@ -1,8 +1,10 @@
 """Runs through the command line in which a stage is killed: their exit, their report, and the result of a second run."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from support import colour_model, sample_images, sigkill
 from support.webhook_receiver import Web
 
+from kfp_vision.core import subprocesses
 from kfp_vision.reports import outcome
 
 pytestmark = pytest.mark.slow
@@ -164,3 +167,27 @@ def test_a_second_run_classifies_every_image_after_a_killed_partition(web, predi
     ]
     rows = whole["join-predictions/predictions"].decode().splitlines()[1:]
     assert [row.split(",")[1:3] for row in rows] == [[colour, colour] for colour in sorted(colour_model.RGB) for _ in range(3)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_told_to_stop_ends_its_stage_too(images, tmp_path, number, code):
+    command = [sys.executable, "-m", "kfp_vision.cli", "run", "prepare_records", "-p", f"images_uri={images}"]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        stage = next(line for line in process.stdout if line.startswith("[1/")).split()[1]
+        (run_dir,) = tmp_path.iterdir()
+        ((name, value),) = outcome.failures_environment(run_dir).items()
+        while not subprocesses.tell_all(name, value, subprocesses.NO_SIGNAL):
+            time.sleep(0.01)
+        process.send_signal(number)
+        if number == signal.SIGTERM:  # as by `timeout`
+            time.sleep(0.02)
+            process.send_signal(number)
+        rest, stderr = process.stdout.read(), process.stderr.read()
+    assert process.returncode == code, rest + stderr
+    assert subprocesses.tell_all(name, value, subprocesses.NO_SIGNAL) == 0
+    if number == signal.SIGTERM:
+        assert f"{stage}: {stage} must finish; got SIGTERM to the run. Start it again, or see " in rest
+    assert {line.split()[1] for line in rest.splitlines() if line.startswith("[")} <= {LAST}

@@ -44,6 +44,7 @@ class TrainingCluster:
         logs: lines by pod.
         deletions: (name, body) of each deletion of a job.
         queries: of each creation.
+        broken: status and body of the next answers, of whatever is between the caller and the API.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -58,6 +59,7 @@ class TrainingCluster:
     logs: dict[str, list[str]] = field(default_factory=dict)
     deletions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     queries: list[dict[str, list[str]]] = field(default_factory=list)
+    broken: list[tuple[int, bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._numbers, self._lock = count(1), threading.RLock()
@@ -222,11 +224,17 @@ def serving(cluster: TrainingCluster, folder: Path) -> Iterator[Path]:
         def _answer(self, verb: str) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
             parts = urlsplit(self.path)
+            if cluster.broken:
+                self._send(*cluster.broken.pop(0))
+                return
             try:
                 answer = self._route(verb, parts.path.strip("/").split("/"), parse_qs(parts.query), body)
                 code, content = 200, answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             except Refusal as refusal:
                 code, content = refusal.code, json.dumps(refusal.status).encode()
+            self._send(code, content)
+
+        def _send(self, code: int, content: bytes) -> None:
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -272,7 +280,7 @@ def serving(cluster: TrainingCluster, folder: Path) -> Iterator[Path]:
                     return cluster.stage
                 case "get", "pods/log":
                     assert query["follow"] == query["timestamps"] == ["true"]
-                    return "".join(f"{line}\n" for line in cluster.logs.get(name, ())).encode()
+                    return "".join(f"{line}\n" for line in cluster.logs.get(name, ())).encode(errors="surrogateescape")
                 case "list", "events":
                     return {"items": cluster.events}
             raise Refusal(404, "NotFound", f'{resource} "{name}" not found')

@@ -744,3 +744,22 @@ def test_linked_folders_are_walked_except_cycles(tmp_path):
     before = reading.fingerprint(str(tmp_path / "photos"))
     (tmp_path / "apart" / "daisy" / "4.jpg").write_bytes(b"one more")
     assert reading.fingerprint(str(tmp_path / "photos")) != before
+
+
+def test_lists_a_folder_in_which_another_process_deletes_files(tmp_path):
+    (tmp_path / "stays").write_text("1")
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            (tmp_path / "goes").write_text("2")
+            (tmp_path / "goes").unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        listed = [{file.name for file in reading.list_files(str(tmp_path))} for _ in range(2000)]
+    finally:
+        ended.set()
+        other.join()
+    assert {"stays"} in listed and all({"stays"} <= names <= {"stays", "goes"} for names in listed)

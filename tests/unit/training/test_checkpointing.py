@@ -218,5 +218,5 @@ def test_a_checkpoint_that_cannot_be_written_raises_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = CheckpointFolder(str(tmp_path / "file"), {})
     folder.save(state(5))
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match=r"checkpoint_dir must stay writable to the end of the training; got File exists in /"):
         folder.wait()

@@ -8,9 +8,9 @@ from support import pod_security, published_schemas, shade_records, training_clu
 from support.training_cluster import TrainingCluster, completes, ends, fails, restarts, runs, says, starts, waits
 
 from kfp_vision.core.advanced import Advanced
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import InputError, UnreachableError
 from kfp_vision.training import divergence, train_job
-from kfp_vision.training.follow_job import JobFollower, _start_or_find, inputs_folder
+from kfp_vision.training.follow_job import JobFollower, _ask_patiently, _clean_up, _start_or_find, inputs_folder
 from kfp_vision.training.job_client import JobClient
 
 STAGE = train_job.Stage("team-a", "registry/kfp-vision-gpu:0.1.0", "run-id-1/run-1.root.train.executor", {})
@@ -344,6 +344,74 @@ def test_a_refusal_of_the_api_is_one_line(cluster):
     wanted["spec"]["trainer"]["cpus"] = 1
     with pytest.raises(InputError, match="strict decoding error"):
         JobClient("trainjob").create(wanted)
+
+
+PROXY_PAGE = b"<html>upstream connect error\xff</html>"
+IS_AWAY = [
+    (200, PROXY_PAGE),
+    (200, b"[]"),
+    (500, b'{"message": "etcdserver: request timed out"}'),
+    (503, PROXY_PAGE),
+    (429, b"null"),
+]
+
+
+@pytest.mark.parametrize("answer", IS_AWAY)
+def test_a_cluster_that_is_away_for_a_while_is_asked_again(cluster, answer, capsys):
+    def is_away(cluster: TrainingCluster, job: dict) -> None:
+        cluster.broken = [answer] * 3
+
+    cluster.steps, cluster.broken = [starts, runs, is_away, waits, completes], [answer] * 2
+    client, stop = JobClient("trainjob"), threading.Event()
+    job = _ask_patiently(lambda: _start_or_find(client, built()), stop, poll_seconds=0.01)
+    assert job and JobFollower(client, job, stop, 2, poll_seconds=0.01).follow()
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("asks again, since the cluster must answer") for line in printed) == 1
+    assert sum(line.startswith("the cluster does not answer: error: the cluster must answer") for line in printed) == 1
+
+
+def test_a_cluster_that_stays_away_is_given_up_in_one_line(cluster):
+    cluster.broken = [(503, PROXY_PAGE)] * 99
+    client = JobClient("trainjob")
+    with pytest.raises(UnreachableError) as refusal:
+        _ask_patiently(client.stage, threading.Event(), seconds=0.1, poll_seconds=0.02)
+    assert "the cluster must answer; got HTTP 503 in team-a (<html>upstream connect error" in error_line(refusal)
+
+
+@pytest.mark.parametrize("body", [b"RBAC: access denied", b'{"message": null}', b"[1]", b""])
+def test_a_refusal_by_what_is_between_the_stage_and_the_api_is_one_line(cluster, body):
+    cluster.broken = [(403, body)]
+    with pytest.raises(InputError) as refusal:
+        follow(cluster)
+    assert "the cluster must accept the trainjobs of the training; got HTTP 403 in team-a (" in error_line(refusal)
+
+
+def test_a_training_that_is_done_does_not_fail_for_what_cannot_be_deleted(cluster, capsys):
+    assert follow(cluster, starts, runs, completes)
+    cluster.denied = {"delete trainjobs"}
+    _clean_up(JobClient("trainjob"), "shades-1", ())
+    warned = capsys.readouterr().out.splitlines()[-1]
+    assert warned.startswith("warning: not all of the job shades-1 is deleted (the stages must be allowed to train")
+
+
+def test_a_log_of_any_bytes_and_messages_of_any_length_are_shown_in_short_lines(cluster, capsys):
+    message = "words " * 2000
+    log = says("caf\udce9 \udcff", "last line")
+    restarted = (starts, runs, log, fails(1, 137, "OOMKilled", message), restarts)
+    assert follow(cluster, *restarted, waits, completes)
+    printed = capsys.readouterr().out.splitlines()
+    assert "caf\ufffd \ufffd" in printed and "last line" in printed
+    assert max(map(len, printed)) < 1000
+    cluster.jobs.clear()
+    cluster.jobsets.clear()
+    cluster.pods.clear()
+
+    def is_refused(cluster: TrainingCluster, job: dict) -> None:
+        cluster.warn("Job", "shades-1-node-0", "FailedCreate", message)
+
+    with pytest.raises(InputError) as refusal:
+        follow(cluster, is_refused)
+    assert "FailedCreate: words words" in error_line(refusal) and len(error_line(refusal)) < 1000
 
 
 def test_two_runs_at_once_do_not_share_the_folder_of_records_which_the_first_to_end_deletes():

@@ -106,8 +106,8 @@ def test_a_trial_is_evaluated_on_the_whole_validation_split(trials_run):
     assert json.loads((root / "1" / "trial.json").read_text()) == learned
     about = version.exported_version(root / "1").about
     assert (about["learning_rate"], about["batch_size"], about["optimizer"]) == (0.003, 8, "adam")
-    assert about["checkpoint_dir"] == str(root / "states" / "trial-1")
-    assert [path.name for path in sorted((root / "states").iterdir())] == ["trial-1"]
+    (kept,) = (root / "states").iterdir()
+    assert re.fullmatch(r"trial-1-[0-9a-f]{16}", kept.name) and about["checkpoint_dir"] == str(kept)
 
 
 def test_a_trial_with_a_loss_that_is_not_finite_is_reported_as_failed(trials_run):
@@ -207,6 +207,15 @@ def test_a_trial_that_ended_early_is_chosen_only_if_no_other_one_succeeded(tmp_p
     with (tmp_path / "trials.csv").open(newline="") as file:
         assert [row["ended_early"] for row in csv.DictReader(file)] == [early["ended_early"], "", early["ended_early"], ""]
     assert compare(tmp_path, *(tmp_path / number for number in "134"))["best_trial"] == 3
+
+
+def test_a_trial_resumes_from_its_own_checkpoints_and_from_none_of_another_sweep():
+    trial = SLOW_TRIAL | {"number": 1}
+    as_floats = sweep.read_trial(json.dumps(trial | {"number": 1.0, "batch_size": 8.0, "sweep": "of others"}))
+    assert sweep._checkpoint_folder(as_floats) == sweep._checkpoint_folder(trial)
+    changes = {"number": 2, "network": "resnet50", "optimizer": "sgd", "batch_size": 16, "learning_rate": 0.1}
+    others = [sweep._checkpoint_folder(trial | {name: value}) for name, value in changes.items()]
+    assert len({*others, sweep._checkpoint_folder(trial)}) == 1 + len(changes)
 
 
 def test_trials_that_are_compared_know_which_sweep_they_are_part_of():
