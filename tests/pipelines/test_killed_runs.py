@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,11 @@ def test_a_second_run_classifies_every_image_after_a_killed_partition(web, predi
 def test_a_command_that_is_told_to_stop_ends_its_stage_too(images, tmp_path, number, code):
     command = [sys.executable, "-m", "kfp_vision.cli", "run", "prepare_records", "-p", f"images_uri={images}"]
     with subprocess.Popen(
-        [*command, "--output", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--output", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # tests that run in the background ignore it
     ) as process:
         assert process.stdout and process.stderr
         stage = next(line for line in process.stdout if line.startswith("[1/")).split()[1]
