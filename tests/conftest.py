@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The files that take minutes, roughly the longest first: the short ones then fill the gaps between the workers.
 LONGEST = (
     "containers/test_docker_run.py",
+    "services/test_whole_loop.py",
     "services/test_outages.py",
     "unit/networks/test_keras_applications.py",
     "unit/training/test_train.py",
@@ -25,7 +26,12 @@ LONGEST = (
     "project/test_benchmarks.py",
     "unit/training/test_checkpointing.py",
     "unit/training/test_workers.py",
+    "services/test_train_on_cluster.py",
     "components/test_killed_stages.py",
+    "unit/exports/test_several_labels.py",
+    "pipelines/test_several_labels.py",
+    "unit/training/test_several_labels.py",
+    "services/test_registries.py",
     "pipelines/test_release.py",
     "pipelines/test_local_run.py",
     "services/test_searching.py",
