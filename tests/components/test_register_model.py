@@ -24,4 +24,4 @@ def test_registers_the_evaluated_model_and_goes_on_without_a_registry_that_fails
     first, second = json.loads((done.folder / "registered").read_text())["registries"]
     assert (first["version"], second["kind"]) == ("1", "mlflow") and second["error"]
     assert done.printed[0] == "outcome: flowers registered in model-registry as version 1"
-    assert done.printed[1].startswith("warning: flowers is not registered in mlflow: ")
+    assert done.printed[1].startswith("outcome: warning: flowers is not registered in mlflow: ")
