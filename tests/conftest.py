@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.skip import leave_out, skip_slow
 
-pytest_plugins = ["support.leftovers"]
+pytest_plugins = ["support.leftovers", "support.chromium"]
 
 # How long an example takes depends on the machine and its load.
 settings.register_profile("any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])

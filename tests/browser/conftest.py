@@ -3,9 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-from support.chromium import browser
-
-__all__ = ["browser"]  # a fixture
 
 MILLISECONDS = 200_000  # for a page on a busy machine
 

@@ -4,12 +4,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from support.chromium import browser
 from support.model_servers import KEY, SECRET, Emulated, Place, Server, Stoppable, free_port, program, started
 
 from kfp_vision.storage import base, retry
-
-__all__ = ["browser"]  # a fixture of these tests as well
 
 PATIENCE = 60  # seconds
 LISTING_CACHE = "1ms"  # how long rclone caches listings; at zero, fast writes make it hang
