@@ -44,7 +44,8 @@ def loaded(tmp_path_factory) -> object:
 
 def nodes(function) -> Iterator[object]:
     concrete = tf.function(function).get_concrete_function(tf.TensorSpec((None, SIZE, SIZE, 3)))
-    for body in concrete.graph.as_graph_def().library.function:
+    parts = {field.name: part for field, part in concrete.graph.as_graph_def().ListFields()}
+    for body in parts["library"].function:
         yield from body.node_def
 
 
