@@ -33,11 +33,8 @@ FALSE_DRAWS, FALSE_LIMIT = 100, 5  # draws without a drift, and how many of them
 DRAWS = 20  # of each drift and number of images
 COUNTS = (50, 75, 100, 150, 200)  # images in use
 FOUND_SHARE = 0.9  # of the draws, from which on so many images suffice
-NEW_SHARES = {
-    "in_ten": 1 / 10,
-    "in_five": 1 / 5,
-    "in_three": 1 / 3,
-}  # of the images in use, of a class that is new to the model
+# Of the images in use, of a class that is new to the model.
+NEW_SHARES = {"in_ten": 1 / 10, "in_five": 1 / 5, "in_three": 1 / 3}
 BLUR, BRIGHTNESS = 2.0, 0.5  # radius in pixels of an image of 256; of the darkened images
 ENOUGH = "the limit"
 

@@ -25,9 +25,8 @@ from kfp_vision.repository.version import Version
 from kfp_vision.storage import retry, uris, writing
 
 BATCH_SECONDS, BATCH_ANSWERS, BATCH_BYTES = 10.0, 500, 16 << 20  # whichever is reached first; bytes of images
-LARGEST_BATCH = (
-    0.1  # share of all megabytes that the images of a batch may have, since a collection is reduced by whole batches
-)
+# Share of all megabytes that the images of a batch may have, since a collection is reduced by whole batches.
+LARGEST_BATCH = 0.1
 MAX_WAITING_ANSWERS, MAX_WAITING_BYTES = 10_000, 64 << 20  # in memory; more are dropped
 RETENTION_SECONDS = 3600.0  # between two looks for what is too old
 DRIFT_SECONDS = 60.0  # between two looks for the result of a check for drift

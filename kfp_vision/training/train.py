@@ -175,7 +175,7 @@ def _check_workers(strategy: tf.distribute.Strategy, recipe: Recipe, labels: lis
     names = ("training records", "validation records")
     facts |= {name: fingerprint_records(folder) for name, folder in zip(names, records, strict=True)}
     facts |= {"labels": labels, "version of kfp-vision": __version__}
-    facts["number of GPUs"] = len(tf.config.get_visible_devices("GPU"))
+    facts["number of GPUs"] = devices.count_gpus()
     collectives.check_same(strategy, facts, "Start all workers with the same command, on the same records.")
 
 
