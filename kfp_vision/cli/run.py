@@ -33,7 +33,6 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.preflight import checks
 from kfp_vision.reports import outcome
 
-SIGTERM_EXIT_STATUS = 143
 SECONDS_OF_ONE_STOP = 1.0  # in which SIGTERM counts once: `timeout` sends it to the command, and to all of its process group
 SECONDS_TO_END = 30.0  # for the processes of a run that is interrupted
 CONDITION_FIELD = re.compile(r"pipelinechannel--(\w+)'\]")
@@ -251,7 +250,7 @@ def _stages_end_with_the_run(run_dir: Path, view: progress.ProgressView) -> Iter
         if again:
             return
         if view.stopped or not subprocesses.tell_all(name, value, signal.SIGTERM):
-            raise SystemExit(SIGTERM_EXIT_STATUS)
+            raise SystemExit(subprocesses.SIGTERM_STATUS)
         view.stopped = True
 
     is_main = threading.current_thread() is threading.main_thread()  # only it may install signal handlers
@@ -260,7 +259,7 @@ def _stages_end_with_the_run(run_dir: Path, view: progress.ProgressView) -> Iter
         yield
     except Exception:
         if view.stopped:
-            raise SystemExit(SIGTERM_EXIT_STATUS) from None
+            raise SystemExit(subprocesses.SIGTERM_STATUS) from None
         raise
     finally:
         if is_main:

@@ -12,6 +12,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 NO_SIGNAL = 0  # of kill(2): only asks whether the process exists
 POLL_SECONDS = 0.05
+SIGTERM_STATUS = 143  # exit status of a process that ends by itself on SIGTERM, as shells count
 
 
 def end_with_parent(parent: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kfp_vision.core.errors import InputError, UnreachableError, format_value
+from kfp_vision.core.subprocesses import SIGTERM_STATUS
 from kfp_vision.records.records_folder import fingerprint_records
 from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, reading, uris, writing
@@ -22,7 +23,7 @@ from kfp_vision.training import checkpointing, train_job
 from kfp_vision.training.divergence import error_of_worker
 from kfp_vision.training.job_client import JobClient
 from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.worker import LOST_STATUS, SIGTERM_STATUS, WorkerJob, download, upload
+from kfp_vision.training.worker import LOST_STATUS, WorkerJob, download, upload
 
 FOLDER = "workers"  # in checkpoint_dir
 NAME_DIGITS = 16  # of the folder of records

@@ -18,6 +18,7 @@ from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.crop_shapes import WHOLE
 from kfp_vision.core.errors import FieldError, InputError, redact
 from kfp_vision.core.frameworks import keras, tf
+from kfp_vision.core.subprocesses import SIGTERM_STATUS
 from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset.label_map import read_labels
 from kfp_vision.evaluation import thresholds
@@ -63,7 +64,6 @@ NO_RUNGS = "is not compared with the other trials, since no validation takes pla
 # Fields that may differ between workers: where each reads, and what the first alone writes.
 OF_ONE_WORKER = ("checkpoint_uri", "checkpoint_dir", "log_uri", "model_name", "workers", "trained_from", "preset", "advanced")
 SAME_START = "Give all the same checkpoint_uri, and a checkpoint_dir that all reach."
-SIGTERM_EXIT_STATUS = 143  # exit status of a process that ended on SIGTERM
 
 
 @devices.loss_of_workers_in_one_line()
@@ -390,7 +390,7 @@ def _end_on_sigterm(rows: Iterator[HistoryRow | None], trainer: Trainer) -> Iter
         if trainer.stopped:
             kept = f"saved step {trainer.step} to {place}, to resume from" if place else f"step {trainer.step} is not kept"
             print(redact(f"stopped by SIGTERM{'' if stop.is_set() else ' to another worker'}: {kept}"), flush=True)
-            raise SystemExit(SIGTERM_EXIT_STATUS)
+            raise SystemExit(SIGTERM_STATUS)
 
 
 def _save_periodically(

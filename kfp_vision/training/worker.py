@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Self
 
 from kfp_vision.core import children
 from kfp_vision.core.errors import InputError, UnreachableError
+from kfp_vision.core.subprocesses import SIGTERM_STATUS
 from kfp_vision.storage import atomic, base, reading, reading_settings, uris, writing
 from kfp_vision.training import tf_config
 from kfp_vision.training.recipe import Recipe
@@ -24,7 +25,6 @@ from kfp_vision.training.recipe import Recipe
 # Exit statuses, by which the controllers of a cluster, and `workers`, tell what to do. Any other is a failure to try again.
 INPUT_ERROR_STATUS = 3  # wrong fields or missing GPUs: every other try would end the same
 LOST_STATUS = 138  # another worker has ended: start all again. Kubeflow's training operator tries again after it, too
-SIGTERM_STATUS = 143
 INTERRUPTED_STATUS = 130
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 from kfp_vision.core import children, hardware, kube_config
 from kfp_vision.core.errors import InputError
+from kfp_vision.core.subprocesses import SIGTERM_STATUS
 from kfp_vision.storage.atomic import temporary_folder
 from kfp_vision.training import checkpointing, tf_config
 from kfp_vision.training.divergence import error_of_worker
 from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.worker import INPUT_ERROR_STATUS, LOST_STATUS, SIGTERM_STATUS, WorkerJob
+from kfp_vision.training.worker import INPUT_ERROR_STATUS, LOST_STATUS, WorkerJob
 
 MAX_RESTARTS = 3  # of all workers, after the loss or the failure of one
 GRACE_SECONDS = 30.0  # for the other workers to end by themselves once one has ended

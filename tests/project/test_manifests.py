@@ -16,6 +16,7 @@ from support.model_servers import program
 
 from kfp_vision import __version__
 from kfp_vision.components.container_images import GPU_IMAGE, SERVE_IMAGE, SERVE_NAME
+from kfp_vision.core import subprocesses
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.deployment import kserve
 from kfp_vision.engines.choice import ENGINE_VARIABLE
@@ -156,7 +157,7 @@ def test_the_training_runtime_tells_wrong_fields_lost_nodes_and_other_failures_a
     assert "ttlSecondsAfterFinished" not in json.dumps(runtime)  # Trainer 2.3 would run a failed job again, for ever
     job = runtime["replicatedJobs"][0]["template"]["spec"]
     codes = [rule.get("onExitCodes", {}).get("values") for rule in job["podFailurePolicy"]["rules"]]
-    assert codes == [[worker.INPUT_ERROR_STATUS], None, [worker.SIGTERM_STATUS]] and job["backoffLimit"] == 0
+    assert codes == [[worker.INPUT_ERROR_STATUS], None, [subprocesses.SIGTERM_STATUS]] and job["backoffLimit"] == 0
     # As Kubernetes words them (pkg/controller/job/pod_failure_policy.go), seen on 1.34.
     messages = {
         "FailJobSet": ["Container node for pod ns/p failed with exit code 3 matching FailJob rule at index 0"],
