@@ -9,4 +9,4 @@ from typing import Any
 def result(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Returns the result of a coroutine, run in a new thread with its own loop: this thread may run that of a browser."""
     with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, coroutine).result()
+        return executor.submit(asyncio.run, coroutine).result()  # noqa: TID251

@@ -19,6 +19,7 @@ FATES = ("drop", "busy", "delay", "cut")
 DELAY_SECONDS = 0.05
 ETAG = re.compile(rb"""(?<=Etag: ")[0-9a-f]{32}|(?<=<ETag>)[0-9a-f]{32}""")  # as rclone writes them
 LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
+BUCKET_REQUEST = re.compile(rb"GET /storage/v1/b/[^/? ]+[? ]")
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 
@@ -31,7 +32,7 @@ class Line:
 
     Attributes:
         address: `host:port` to use instead of the server.
-        requests: the number of requests.
+        requests: the number of requests, without those for a bucket itself, which Google's client sends at any time.
         fates: the number of each fault.
         sent: bytes of relayed response bodies.
         now, most: concurrent requests at present, and at most.
@@ -48,9 +49,9 @@ class Line:
         self.gone, self.goes_after = threading.Event(), math.inf
         self._lock = threading.Lock()
 
-    def _fate(self) -> str:
+    def _fate(self, request: bytes) -> str:
         with self._lock:
-            self.requests += 1
+            self.requests += not BUCKET_REQUEST.match(request)
             if self.requests > self.goes_after:
                 self.gone.set()
                 self.goes_after = math.inf
@@ -68,7 +69,7 @@ class Line:
             self.now += 1
             self.most = max(self.most, self.now)
         try:
-            return self._relay_with_fate(request, answer, self._fate())
+            return self._relay_with_fate(request, answer, self._fate(request))
         finally:
             with self._lock:
                 self.now -= 1

@@ -1,12 +1,11 @@
 """The images that the page asks about, and the list that its answers are saved in."""
 
-import asyncio
 import shutil
 from pathlib import Path
 
 import httpx
 import pytest
-from support import sample_images
+from support import coroutines, sample_images
 
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.dataset import ingest
@@ -87,7 +86,7 @@ def ask(page: LabelPage, path: str, **answer: object) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(page.app), base_url=f"http://page/{page.key}/") as client:
             return await (client.post(path, json=answer) if answer else client.get(path))
 
-    return asyncio.run(asked())
+    return coroutines.result(asked())
 
 
 @pytest.fixture
