@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,11 @@ from kfp_vision.repository.version import Version
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Images computed at a time: as fast as 32, in a fraction of the memory. The rest of a batch is computed in powers of two, since
-# OpenVINO compiles some code for each size that it has not met yet.
-LARGEST_TILE = 8
+# A batch is computed in tiles of so many images at most, several tiles at a time on a part of the cores each, which is a fifth
+# faster than one tile after another on all cores (two cores with AMX). More tiles at a time would take more memory.
+# The rest of a batch is computed in powers of two, since OpenVINO compiles some code for each size that it has not met yet.
+LARGEST_TILE = 4
+MOST_STREAMS = 4
 
 
 class OpenVinoEngine:
@@ -119,17 +122,22 @@ class OpenVinoEngine:
 
 
 class _Compiled:
-    """A compiled file; each thread has a request of its own, which computes one batch at a time."""
+    """A compiled file."""
 
     def __init__(self, file: Path, options: Mapping[str, Any]):
+        core, self._streams = openvino.Core(), min(hardware.cores(), MOST_STREAMS)
         try:
-            self._compiled = openvino.Core().compile_model(read_model(file), "CPU", dict(options))
+            model = read_model(file)
+            self._compiled = core.compile_model(model, "CPU", {**options, "NUM_STREAMS": 1})
             images = self._compiled.input("images")
+            self._alone = self._together = _Requests(self._compiled)
+            if self._streams > 1:
+                self._together = _Requests(core.compile_model(model, "CPU", {**options, "NUM_STREAMS": self._streams}))
         except RuntimeError as error:
             raise does_not_load(file.parent.parent, error) from None
         self.size = int(images.partial_shape[1].get_length())
         self._takes_levels = images.element_type == openvino.Type.u8
-        self._local = threading.local()
+        self._threads = ThreadPoolExecutor(self._streams, "tiles")
 
     def fits_head(self, head: "npt.NDArray[np.float32]") -> bool:
         """Returns whether a kernel goes from the channels of the feature map to the classes."""
@@ -137,13 +145,29 @@ class _Compiled:
         return head.shape == tuple(sides) and bool(np.isfinite(head).all())
 
     def compute(self, crops: "Sequence[npt.NDArray[np.float32]]", *outputs: str) -> "list[npt.NDArray[np.float32]]":
-        tiles = [self._infer(np.stack(tile), outputs) for tile in _tiles(crops)]
+        def infer(requests: _Requests, tile: "Sequence[npt.NDArray[np.float32]]") -> "list[npt.NDArray[np.float32]]":
+            images = np.stack(tile)
+            return requests.infer(np.rint(images).astype(np.uint8) if self._takes_levels else images, outputs)
+
+        if len(crops) < self._streams or self._streams == 1:
+            tiles = [infer(self._alone, tile) for tile in _tiles(crops, LARGEST_TILE)]
+        else:
+            share = len(crops) // self._streams  # at least one
+            largest = min(LARGEST_TILE, 1 << (share.bit_length() - 1))
+            tiles = list(self._threads.map(partial(infer, self._together), _tiles(crops, largest)))
         return [np.concatenate(parts) for parts in zip(*tiles, strict=True)]
 
-    def _infer(self, images: "npt.NDArray[np.float32]", outputs: Sequence[str]) -> "list[npt.NDArray[np.float32]]":
+
+class _Requests:
+    """Computes with a compiled model; each thread has a request of its own, which computes one tile at a time."""
+
+    def __init__(self, compiled: Any):
+        self._compiled, self._local = compiled, threading.local()
+
+    def infer(self, images: Any, outputs: Sequence[str]) -> "list[npt.NDArray[np.float32]]":
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
-        self._local.request.infer({"images": np.rint(images).astype(np.uint8) if self._takes_levels else images})
+        self._local.request.infer({"images": images})
         return [self._local.request.get_tensor(output).data.copy() for output in outputs]
 
 
@@ -163,8 +187,8 @@ def _class_maps(
     return np.moveaxis(feature_map @ head[:, list(numbers)], -1, 0)
 
 
-def _tiles(crops: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    start, size = 0, LARGEST_TILE
+def _tiles(crops: Sequence[Any], largest: int) -> Iterator[Sequence[Any]]:
+    start, size = 0, largest
     while start < len(crops):
         while size > len(crops) - start:
             size //= 2
