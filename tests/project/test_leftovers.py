@@ -81,6 +81,11 @@ CLEAN = {
         "from concurrent.futures import ThreadPoolExecutor\n"
         "def test_one():\n    pool = [ThreadPoolExecutor(1)]\n    pool.append(pool)\n    pool[0].submit(print).result()\n"
     ),
+    "a pool of a module's fixture, also of the last test": (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "@pytest.fixture(scope='module', autouse=True)\ndef pool():\n    return ThreadPoolExecutor(1)\n\n"
+        "def test_one(pool):\n    pool.submit(print).result()\n"
+    ),
 }
 
 

@@ -72,6 +72,7 @@ def _nothing_left_by_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
         if getattr(thread, "_target", None) is _worker and thread not in _held:
             _held[thread], _pooled[thread] = "module", request.node.nodeid
     _check(request.node.nodeid, set())
+    request.node.funcargs.clear()  # else pytest keeps what owns a pool until after the module
 
 
 def _check(name: str, ended_scopes: set[str], orphans: bool = False) -> None:
