@@ -13,10 +13,16 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import earlier_build, photographs, serve
 from benchmarks.measure import Figure, report, rounds
-from kfp_vision.engines.choice import ENGINE_VARIABLE
-from kfp_vision.engines.engine import OPENVINO_FLOAT32
+from kfp_vision.engines.choice import ENGINE_VARIABLE, INT8_EXPORT
+from kfp_vision.engines.engine import OPENVINO_FLOAT32, OPENVINO_INT8
+from kfp_vision.exports import convert
+from kfp_vision.exports.crops import crop_image
+from kfp_vision.exports.formats import FORMATS
+from kfp_vision.repository.version import EXPORTS_FILE, EXPORTS_FOLDER, versions
 
 NETWORKS = ("googlenet", "inception_v1", "mobilenet_v3_large")  # the last one has depthwise convolutions
 SERVED = NETWORKS[0]
@@ -41,12 +47,28 @@ def run() -> list[Figure]:
         for name in NETWORKS:
             ours, earlier = Path(scratch) / name / "ours", Path(scratch) / name / "earlier"
             serve.write_model_apart(ours, name)
+            quantize(ours, images, Path(scratch) / name / "crops.npy")
             earlier_build.run(earlier_build.WRITE_MODEL, name, earlier)
             figures += _in_process(name, ours, earlier, images)
             if name == SERVED:
                 figures += _served(ours, earlier, images)
                 figures += _stage(ours, earlier, photographs.write_copies(Path(scratch) / "many", 5))
     return figures
+
+
+def quantize(repository: Path, images: Path, crops: Path) -> None:
+    """Writes the int8 export of a repository's newest version, as `export_model` does, which would also score it.
+
+    Args:
+        repository: model repository.
+        images: folder of class folders with JPEGs, of which every third is calibrated on.
+        crops: `.npy` file to write these to.
+    """
+    version = versions(repository)[-1]
+    np.save(crops, np.stack([crop_image(version, file.read_bytes()) for file in sorted(images.glob("*/*.jpg"))[::3]]))
+    exports = repository / EXPORTS_FOLDER
+    convert.convert(version, FORMATS[INT8_EXPORT], exports / INT8_EXPORT, crops)
+    (exports / EXPORTS_FILE).write_text(json.dumps({"model_fingerprint": version.fingerprint}))
 
 
 def _in_process(name: str, ours: Path, earlier: Path, images: Path) -> list[Figure]:
@@ -59,6 +81,8 @@ def _in_process(name: str, ours: Path, earlier: Path, images: Path) -> list[Figu
         ("batches", TOGETHER, {}),
         ("alone", ALONE, {}),
         ("plain_batches", TOGETHER, PLAIN_PROCESSOR),
+        ("int8_batches", TOGETHER, {ENGINE_VARIABLE: OPENVINO_INT8}),
+        ("int8_alone", ALONE, {ENGINE_VARIABLE: OPENVINO_INT8}),
     ):
         with _environment(settings):
             pairs = [measure(size) for _ in range(rounds())]

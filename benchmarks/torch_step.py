@@ -1,14 +1,15 @@
 """Measures a network in PyTorch at its fastest: `python torch_step.py JSON` prints images per second.
 
-Runs in its own environment (see `peers`). Inception v1 and EfficientNet-Lite are the same as ours: batch norm after every
-convolution, no biases, channels last, optionally bfloat16. A step is plain gradient descent, without the weight decay and the
-moving averages of weights that our step includes.
+Runs in its own environment (see `peers`). The networks are the same as ours: Inception v1 and EfficientNet-Lite with batch norm
+after every convolution and no biases, GoogLeNet with biases and local response norm. Channels last, optionally bfloat16. A step
+is plain gradient descent, without the weight decay and the moving averages of weights that our step includes.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,19 +20,20 @@ WARM_UP = 3
 
 
 class Unit(nn.Module):
-    """A convolution that keeps or halves the size, batch norm and a ReLU.
+    """A convolution that keeps or halves the size, batch norm or else a bias, and a ReLU.
 
     Args:
         taken: number of input channels.
         given: number of output channels.
         kernel: kernel size.
         stride: 1 or 2.
+        normalized: whether there is batch norm.
     """
 
-    def __init__(self, taken: int, given: int, kernel: int, stride: int = 1) -> None:
+    def __init__(self, taken: int, given: int, kernel: int, stride: int = 1, *, normalized: bool = True) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(taken, given, kernel, stride, padding=kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(given, eps=0.001)
+        self.convolution = nn.Conv2d(taken, given, kernel, stride, padding=kernel // 2, bias=not normalized)
+        self.norm = nn.BatchNorm2d(given, eps=0.001) if normalized else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Computes the unit on activations, (batch, channels, height, width)."""
@@ -44,15 +46,17 @@ class Block(nn.Module):
     Args:
         taken: number of input channels.
         widths: output channels of the six convolutions.
+        unit: makes a convolution.
+        wide: kernel size of the second wide branch: 3 as in TF-Slim, 5 as in the paper.
     """
 
-    def __init__(self, taken: int, widths: list[int]) -> None:
+    def __init__(self, taken: int, widths: list[int], unit: Callable[..., nn.Module], wide: int) -> None:
         super().__init__()
         one, reduce_3, three, reduce_5, five, pool = widths
-        self.one = Unit(taken, one, 1)
-        self.three = nn.Sequential(Unit(taken, reduce_3, 1), Unit(reduce_3, three, 3))
-        self.five = nn.Sequential(Unit(taken, reduce_5, 1), Unit(reduce_5, five, 3))
-        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), Unit(taken, pool, 1))
+        self.one = unit(taken, one, 1)
+        self.three = nn.Sequential(unit(taken, reduce_3, 1), unit(reduce_3, three, 3))
+        self.five = nn.Sequential(unit(taken, reduce_5, 1), unit(reduce_5, five, wide))
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), unit(taken, pool, 1))
         self.width = one + three + five + pool
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -111,7 +115,7 @@ def build_efficientnet_lite(stem: int, stages: list[list[int]], head: int, class
 
 
 def build_inception_v1(stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
-    """Builds Inception v1.
+    """Builds Inception v1 as in TF-Slim.
 
     Args:
         stem: output channels of the stem's three convolutions.
@@ -121,15 +125,42 @@ def build_inception_v1(stem: list[int], blocks: dict[str, list[int]], classes: i
     Returns:
         The network.
     """
+    return _build_inception(stem, blocks, classes, Unit, 3, nn.Identity)
+
+
+def build_googlenet(stem: list[int], blocks: dict[str, list[int]], classes: int) -> nn.Module:
+    """Builds GoogLeNet as in Caffe, without the auxiliary classifiers.
+
+    Args:
+        stem: as for `build_inception_v1`.
+        blocks: as for `build_inception_v1`.
+        classes: number of classes.
+
+    Returns:
+        The network.
+    """
+    normalization = partial(nn.LocalResponseNorm, 5)
+    return _build_inception(stem, blocks, classes, partial(Unit, normalized=False), 5, normalization)
+
+
+def _build_inception(
+    stem: list[int],
+    blocks: dict[str, list[int]],
+    classes: int,
+    unit: Callable[..., nn.Module],
+    wide: int,
+    normalization: Callable[[], nn.Module],
+) -> nn.Module:
     first, second, width = stem
     halved = nn.MaxPool2d(3, 2, ceil_mode=True)
-    parts = [Unit(3, first, 7, stride=2), halved, Unit(first, second, 1), Unit(second, width, 3), halved]
+    parts = [unit(3, first, 7, stride=2), halved, normalization(), unit(first, second, 1), unit(second, width, 3)]
+    parts += [normalization(), halved]
     size = "3"
     for name, widths in blocks.items():
         if name[0] != size:
             size = name[0]
-            parts.append(nn.MaxPool2d(2) if size == "5" else halved)
-        block = Block(width, widths)
+            parts.append(nn.MaxPool2d(2) if size == "5" and wide == 3 else halved)
+        block = Block(width, widths, unit, wide)
         parts.append(block)
         width = block.width
     parts += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
@@ -138,6 +169,7 @@ def build_inception_v1(stem: list[int], blocks: dict[str, list[int]], classes: i
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "inception_v1": build_inception_v1,
+    "googlenet": build_googlenet,
     "efficientnet_lite0": build_efficientnet_lite,
 }
 

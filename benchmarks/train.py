@@ -1,7 +1,7 @@
 """Measures training steps and inferences of Inception v1 at batch 16 against PyTorch, TF-Slim and stock Keras.
 
-Also measures a training step of EfficientNet-Lite0 against PyTorch, the whole trainer against its step alone, and cached images
-against decoding them every time.
+Also measures a training step of GoogLeNet and of EfficientNet-Lite0 against PyTorch, of each the whole trainer against its step
+alone, and cached images against decoding them every time.
 """
 
 import subprocess
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from kfp_vision.training import augmentation, devices, feeds, input_pipeline, tr
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
 STEPS = 16
-LITE = "efficientnet_lite0"
+INCEPTION, GOOGLENET, LITE = "inception_v1", "googlenet", "efficientnet_lite0"
 
 
 def run() -> list[Figure]:
@@ -34,34 +35,31 @@ def run() -> list[Figure]:
     Returns:
         Its figures.
     """
-    return [*against_torch(), against_slim(), *against_stock_keras(), against_the_step_alone(), against_decoding()]
+    return [*against_torch(), against_slim(), *against_stock_keras(), *against_the_step_alone(), against_decoding()]
 
 
 def against_torch() -> list[Figure]:
     """Compares steps and an inference with PyTorch, both in the precision that is fastest on this machine.
 
     Returns:
-        Two figures of Inception v1, and one of EfficientNet-Lite0.
+        Two figures of Inception v1, and one of each other network.
     """
     precision = hardware.precision()
     program = peers.interpreter_with(*peers.TORCH), "torch_step.py"
     peer = partial(peers.run_for_number, *program, **_SIZES, half=precision == "bfloat16")
-    inception_v1 = {
-        "network": "inception_v1",
-        "stem": inception.STEM_CHANNELS,
-        "blocks": inception.BLOCK_CHANNELS,
-    }
-    lite = {
-        "network": LITE,
-        "stem": STEM_CHANNELS,
-        "stages": STAGES,
-        "head": HEAD_CHANNELS,
-    }
+    inception_sizes = {"stem": inception.STEM_CHANNELS, "blocks": inception.BLOCK_CHANNELS}
+    lite_sizes = {"stem": STEM_CHANNELS, "stages": STAGES, "head": HEAD_CHANNELS}
     name = f"{peers.TORCH[0].replace('==', ' ')}, channels last, {precision}"
+
+    def compare_with_torch(benchmark: str, network: str, sizes: dict[str, Any], *, train: bool = True) -> Figure:
+        ours = partial(steps, network=network) if train else inferences
+        return compare(benchmark, name, "img/s", ours, lambda: peer(train=train, network=network, **sizes))
+
     return [
-        compare("train_step_vs_torch", name, "img/s", steps, lambda: peer(train=True, **inception_v1)),
-        compare("inference_vs_torch", name, "img/s", inferences, lambda: peer(train=False, **inception_v1)),
-        compare(f"train_step_vs_torch_{LITE}", name, "img/s", lambda: steps(network=LITE), lambda: peer(train=True, **lite)),
+        compare_with_torch("train_step_vs_torch", INCEPTION, inception_sizes),
+        compare_with_torch("inference_vs_torch", INCEPTION, inception_sizes, train=False),
+        compare_with_torch(f"train_step_vs_torch_{GOOGLENET}", GOOGLENET, inception_sizes),
+        compare_with_torch(f"train_step_vs_torch_{LITE}", LITE, lite_sizes),
     ]
 
 
@@ -89,21 +87,26 @@ def against_stock_keras() -> list[Figure]:
     ]
 
 
-def against_the_step_alone() -> Figure:
+def against_the_step_alone() -> list[Figure]:
     """Compares the whole training, from records to checkpoints, with its compiled step on one batch.
 
     Returns:
-        The figure.
+        A figure of each network.
     """
+
+    def whole(network: str) -> float:
+        command = [sys.executable, "-m", "benchmarks.training_stage", scratch, str(BATCH), "0", "auto", network]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
+        return float(done.stdout)
+
+    def compare_whole(network: str) -> Figure:
+        benchmark = "trainer_vs_bare_step" if network == INCEPTION else f"trainer_vs_bare_step_{network}"
+        name = "the compiled step alone, on one batch"
+        return compare(benchmark, name, "img/s", partial(whole, network), partial(steps, network=network))
+
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "benchmarks.training_stage", scratch, str(BATCH)]
         training_stage.prepare(Path(scratch))
-
-        def whole() -> float:
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
-            return float(done.stdout)
-
-        return compare("trainer_vs_bare_step", "the compiled step alone, on one batch", "img/s", whole, steps)
+        return [compare_whole(network) for network in (INCEPTION, GOOGLENET, LITE)]
 
 
 def against_decoding() -> Figure:
@@ -132,7 +135,7 @@ def against_decoding() -> Figure:
         return compare("varied_from_memory", name, "img/s", lambda: passes(ours), lambda: passes(peer))
 
 
-def steps(*, network: str = "inception_v1", fast: bool = True, batch: int = BATCH) -> float:
+def steps(*, network: str = INCEPTION, fast: bool = True, batch: int = BATCH) -> float:
     """Measures the trainer's complete compiled step on one batch.
 
     Args:
@@ -158,7 +161,7 @@ def inferences(*, fast: bool = True) -> float:
         Images per second.
     """
     pictures, _ = one_batch(BATCH)
-    return rate(lambda: _trainer("inception_v1", fast, BATCH).compiled_logits(pictures), BATCH)
+    return rate(lambda: _trainer(INCEPTION, fast, BATCH).compiled_logits(pictures), BATCH)
 
 
 _SIZES = {"batch": BATCH, "image_size": IMAGE_SIZE, "steps": STEPS, "classes": CLASSES}
@@ -167,7 +170,8 @@ _SIZES = {"batch": BATCH, "image_size": IMAGE_SIZE, "steps": STEPS, "classes": C
 @cache
 def _trainer(network: str, fast: bool, batch: int) -> trainer.Trainer:
     model = trainer.build_network(network, CLASSES, hardware.precision(), fast=fast)
-    return trainer.Trainer(model, training_stage.recipe(batch, xla="on" if devices.count_gpus() else "auto"), 100)
+    xla = "on" if devices.count_gpus() else "auto"
+    return trainer.Trainer(model, training_stage.recipe(batch, xla=xla, network=network), 100)
 
 
 @cache

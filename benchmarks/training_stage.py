@@ -1,7 +1,7 @@
-"""Runs the whole training in its own process, as in a pod: `python -m benchmarks.training_stage FOLDER BATCH [GPUS [XLA]]`.
+"""Runs the whole training in its own process, as in a pod.
 
-Prints images per second between the first TensorBoard event after the warm-up and the last one, including reading, decoding,
-augmentation, events and everything else between steps.
+`python -m benchmarks.training_stage FOLDER BATCH [GPUS [XLA [NETWORK]]]` prints images per second between the first TensorBoard
+event after the warm-up and the last one, including reading, decoding, augmentation, events and everything else between steps.
 """
 
 import contextlib
@@ -52,20 +52,21 @@ def write_records(images_uri: str, folder: Path) -> None:
         partitions.write_one_partition(tables, folder / "labels", outputs, folder / "refused.csv", **options)
 
 
-def recipe(batch: int, checkpoint_dir: str = "", gpus: int = 0, xla: str = "auto") -> Recipe:
-    """Returns a recipe of Inception v1 from random weights whose steps include everything, with unusually frequent checkpoints.
+def recipe(batch: int, checkpoint_dir: str = "", gpus: int = 0, xla: str = "auto", network: str = "inception_v1") -> Recipe:
+    """Returns a recipe from random weights whose steps include everything, with unusually frequent checkpoints.
 
     Args:
         batch: images per step.
         checkpoint_dir: folder for checkpoints; empty for none.
         gpus: number of GPUs; 0 for none.
         xla: `auto` does not compile a training as short as this one.
+        network: name of the network.
 
     Returns:
         The recipe.
     """
     return Recipe(
-        network="inception_v1",
+        network=network,
         fine_tune=False,
         checkpoint_uri="",
         train_last_layer_only=False,
@@ -82,7 +83,7 @@ def recipe(batch: int, checkpoint_dir: str = "", gpus: int = 0, xla: str = "auto
     )
 
 
-def main(folder: str, batch: str, gpus: str = "0", xla: str = "auto") -> None:
+def main(folder: str, batch: str, gpus: str = "0", xla: str = "auto", network: str = "inception_v1") -> None:
     """Trains on the records of `prepare` and prints images per second.
 
     Args:
@@ -90,13 +91,14 @@ def main(folder: str, batch: str, gpus: str = "0", xla: str = "auto") -> None:
         batch: images per step.
         gpus: number of GPUs; 0 for none.
         xla: see `recipe`.
+        network: see `recipe`.
     """
     root, events = Path(folder), Path(folder, "events")
     train_records, validation_records = (root / "records" / split for split in ("train", "validation"))
     with contextlib.redirect_stdout(io.StringIO()):
         train.train_classifier(
             # An empty folder for checkpoints, because a finished training would not run again.
-            recipe(int(batch), tempfile.mkdtemp(dir=root), int(gpus), xla),
+            recipe(int(batch), tempfile.mkdtemp(dir=root), int(gpus), xla, network),
             train_records,
             validation_records,
             root / "labels",
