@@ -95,7 +95,7 @@ def efficientnet_lite(
         return layers.Add(name=f"{layer}.add")([x, inputs]) if is_residual else x
 
     images = keras.Input((image_size, image_size, 3), name="pictures")
-    x = layers.Rescaling([1 / SCALE] * 3, [-MEAN / SCALE] * 3, name="preprocessing", dtype="float32")(images)
+    x = layers.Rescaling(1 / SCALE, -MEAN / SCALE, name="preprocessing", dtype="float32")(images)
     x = unit(x, STEM_CHANNELS, 3, 2, "conv_stem", "bn0")
     number = 0
     for stage, (repeats, kernel, first_stride, expansion, channels) in enumerate(STAGES):

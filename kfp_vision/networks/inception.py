@@ -86,7 +86,7 @@ def inception_v1(
         )
 
     images = keras.Input((image_size, image_size, 3), name="pictures")
-    x = layers.Rescaling([1 / 127.5] * 3, [-1.0] * 3, name="preprocessing", dtype="float32")(images)
+    x = layers.Rescaling(1 / 127.5, -1.0, name="preprocessing", dtype="float32")(images)
     x = pooled_unit(x, STEM_CHANNELS[0], 7, "Conv2d_1a_7x7", "MaxPool_2a_3x3", stride=2)
     x = unit(x, STEM_CHANNELS[1], 1, "Conv2d_2b_1x1")
     x = pooled_unit(x, STEM_CHANNELS[2], 3, "Conv2d_2c_3x3", "MaxPool_3a_3x3")

@@ -113,7 +113,7 @@ def symmetric(images: Any) -> Any:
     Returns:
         Float32 of the same shape.
     """
-    return _rescale(images, [1 / 127.5] * 3, [-1.0] * 3)
+    return _rescale(images, 1 / 127.5, -1.0)
 
 
 def standardised(images: Any) -> Any:

@@ -18,7 +18,7 @@ from kfp_vision.core import hardware
 from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.engines import choice
+from kfp_vision.engines import choice, openvino_engine
 from kfp_vision.engines.cropping import crop_floats
 from kfp_vision.engines.engine import (
     OPENVINO,
@@ -29,6 +29,7 @@ from kfp_vision.engines.engine import (
     TENSORFLOW_BFLOAT16,
 )
 from kfp_vision.engines.openvino_engine import LARGEST_TILE
+from kfp_vision.engines.openvino_runtime import read_model
 from kfp_vision.networks import NETWORKS
 from kfp_vision.repository.version import Version, exported_version
 
@@ -103,6 +104,16 @@ def test_the_answer_for_an_image_does_not_depend_on_its_batch(version, images, e
     crops = [engine.crop(image, MAX_PIXELS) for image in images]
     for size in (1, 2, 3, LARGEST_TILE, LARGEST_TILE + 1, 2 * LARGEST_TILE + 3, IMAGES):
         assert np.abs(engine.scores(crops[:size]) - expected["scores"][:size]).max() <= 1e-4
+
+
+def test_each_channel_of_the_pixels_is_scaled_by_constants_of_its_own(version):
+    model = read_model(version.folder / OPENVINO_FILE)
+    openvino_engine._scale_by_channel(model)
+    scaling = {}
+    for node in model.get_ordered_ops():
+        scaling.setdefault(node.get_type_name(), [operand.get_partial_shape() for operand in node.inputs()])  # of the first one
+    for kind in ("Multiply", "Add"):
+        assert [sorted(side.get_length() for side in shape) for shape in scaling[kind] if shape.is_static] == [[1, 1, 1, 3]]
 
 
 def test_several_threads_get_the_answers_of_one(version, images):
