@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kfp_vision.core.errors import InputError, UnreachableError, format_value
+from kfp_vision.core.errors import AccessError, InputError, UnreachableError, format_value
 from kfp_vision.core.subprocesses import SIGTERM_STATUS
 from kfp_vision.records.records_folder import fingerprint_records
 from kfp_vision.repository.registered import resolve
@@ -216,6 +216,7 @@ class JobFollower:
 
         Raises:
             InputError: it failed, or was deleted, or can have no pods.
+            AccessError: it must not be looked at any more; it is deleted, if it may be.
             SystemExit: this process was told to stop; the job is deleted.
         """
         try:
@@ -225,6 +226,9 @@ class JobFollower:
                 except UnreachableError as error:  # the API server may be away for a while; the job goes on
                     self._say(f"the cluster does not answer: {error}")
                     done = None
+                except AccessError:  # the right to look was taken away
+                    self._delete_unfollowed()
+                    raise
                 if done is not None:
                     return done
                 if self._stop.wait(self._poll_seconds):
@@ -234,6 +238,15 @@ class JobFollower:
         finally:
             if self._log:
                 self._log.join()
+
+    def _delete_unfollowed(self) -> None:
+        """Deletes the job, which would keep its GPUs and whose model nobody would fetch; says what to do if it must not."""
+        try:
+            self._client.delete(self._name)
+            print(f"deleted {self._name}, which can no longer be followed", flush=True)
+        except InputError:
+            command = f"kubectl -n {self._client.namespace} delete {self._job['kind'].lower()} {self._name}"
+            print(f"warning: {self._name} goes on, and must be deleted by hand: {command}", flush=True)
 
     def _look(self) -> bool | None:
         """Looks once; returns whether the job is done, and None while it runs."""

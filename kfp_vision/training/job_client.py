@@ -259,7 +259,8 @@ class JobClient:
         if error.status == 429 or (error.status or 0) >= 500:
             return UnreachableError("the cluster must answer", found, "Try again.")
         remedy = "Change what it names, or ask the cluster's administrator."
-        return InputError(f"the cluster must accept the {self._plural} of the training", found, remedy)
+        kind = AccessError if error.status == 403 else InputError  # of a quota or a proxy, for example
+        return kind(f"the cluster must accept the {self._plural} of the training", found, remedy)
 
 
 def _unreachable(error: Exception) -> UnreachableError:

@@ -8,7 +8,7 @@ from support import pod_security, published_schemas, shade_records, training_clu
 from support.training_cluster import TrainingCluster, completes, ends, fails, restarts, runs, says, starts, waits
 
 from kfp_vision.core.advanced import Advanced
-from kfp_vision.core.errors import InputError, UnreachableError
+from kfp_vision.core.errors import AccessError, InputError, UnreachableError
 from kfp_vision.training import divergence, train_job
 from kfp_vision.training.follow_job import JobFollower, _ask_patiently, _clean_up, _start_or_find, inputs_folder
 from kfp_vision.training.job_client import JobClient
@@ -287,6 +287,31 @@ def test_a_job_that_others_delete_ends_the_stage(cluster):
 
     with pytest.raises(InputError, match=r"a job must not be deleted before its end; got shades-1 in team-a\."):
         follow(cluster, starts, runs, is_deleted)
+
+
+@pytest.mark.parametrize("also", [set(), {"delete trainjobs"}])
+def test_a_job_that_must_not_be_looked_at_any_more_is_deleted_or_named(cluster, also, capsys):
+    def takes_the_right(cluster: TrainingCluster, job: dict) -> None:
+        cluster.denied = {"get trainjobs"} | also
+
+    with pytest.raises(AccessError) as refusal:
+        follow(cluster, starts, runs, takes_the_right)
+    assert "must be allowed to train with several workers; got HTTP 403 in team-a" in error_line(refusal)
+    last = capsys.readouterr().out.splitlines()[-1]
+    if also:
+        by_hand = "kubectl -n team-a delete trainjob shades-1"
+        assert last == f"warning: shades-1 goes on, and must be deleted by hand: {by_hand}" and cluster.jobs
+    else:
+        assert last == "deleted shades-1, which can no longer be followed" and not cluster.jobs
+
+
+def test_a_refusal_of_a_proxy_ends_the_stage_and_the_job(cluster):
+    def is_refused(cluster: TrainingCluster, job: dict) -> None:
+        cluster.broken = [(403, b"RBAC: access denied")]
+
+    with pytest.raises(AccessError, match="RBAC: access denied"):
+        follow(cluster, starts, runs, is_refused)
+    assert not cluster.jobs
 
 
 def test_a_later_try_finds_the_job_of_an_earlier_one_and_nobody_elses(cluster, capsys):
