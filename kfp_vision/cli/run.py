@@ -232,7 +232,7 @@ def run(
 
 @contextlib.contextmanager
 def _stages_end_with_the_run(run_dir: Path, view: progress.ProgressView) -> Iterator[None]:
-    """Passes SIGTERM on to the stage that runs, and ends what still runs when the body is interrupted.
+    """Passes SIGTERM on to the stage that runs, and ends what still runs when the body is interrupted or this process killed.
 
     The body goes on until the stage has ended, so that a training that saves its state can say so. A second SIGTERM, a second
     later, or one between two stages, ends the run at once.
@@ -255,16 +255,16 @@ def _stages_end_with_the_run(run_dir: Path, view: progress.ProgressView) -> Iter
 
     is_main = threading.current_thread() is threading.main_thread()  # only it may install signal handlers
     before = signal.signal(signal.SIGTERM, stop) if is_main else None
-    try:
-        yield
-    except Exception:
-        if view.stopped:
-            raise SystemExit(subprocesses.SIGTERM_STATUS) from None
-        raise
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        subprocesses.end_all(name, value, SECONDS_TO_END)
+    with subprocesses.ending_with_this(name, value, SECONDS_TO_END):
+        try:
+            yield
+        except Exception:
+            if view.stopped:
+                raise SystemExit(subprocesses.SIGTERM_STATUS) from None
+            raise
+        finally:
+            if is_main:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextlib.contextmanager

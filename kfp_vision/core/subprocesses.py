@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -60,9 +61,34 @@ def end_all(name: str, value: str, seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
+@contextlib.contextmanager
+def ending_with_this(name: str, value: str, seconds: float) -> Iterator[None]:
+    """Ends all processes that were started with an environment variable, see `end_all`, when the body or this process ends.
+
+    A process of its own ends them if this one is killed; it waits for the end of its input, which only this process holds open.
+
+    Args:
+        name: of the variable.
+        value: that it has.
+        seconds: that they have to end by themselves.
+    """
+    environment = {other: text for other, text in os.environ.items() if other != name}
+    command = [sys.executable, "-m", __name__, name, value, str(seconds)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True):
+        try:
+            yield
+        finally:
+            end_all(name, value, seconds)
+
+
 def _started_with(name: str, value: str) -> Iterator[int]:
     wanted = f"{name}={value}".encode()
     for file in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
             if int(file.parent.name) != os.getpid() and wanted in file.read_bytes().split(b"\0"):
                 yield int(file.parent.name)
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    end_all(sys.argv[1], sys.argv[2], float(sys.argv[3]))

@@ -170,7 +170,7 @@ def test_a_second_run_classifies_every_image_after_a_killed_partition(web, predi
     assert [row.split(",")[1:3] for row in rows] == [[colour, colour] for colour in sorted(colour_model.RGB) for _ in range(3)]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_command_that_is_told_to_stop_ends_its_stage_too(images, tmp_path, number, code):
     command = [sys.executable, "-m", "kfp_vision.cli", "run", "prepare_records", "-p", f"images_uri={images}"]
     with subprocess.Popen(

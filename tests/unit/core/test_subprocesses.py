@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -33,3 +34,22 @@ def test_ends_all_processes_of_an_environment_and_no_other(program, seconds, sta
         assert subprocesses.tell_all(NAME, "ours", 0) == 0
         assert subprocesses.tell_all(NAME, "others", 0) == (2 if program == HAS_A_CHILD else 1)
         subprocesses.end_all(NAME, "others", 0)
+
+
+def test_a_process_that_is_killed_takes_its_own_with_it():
+    program = (
+        "import os, subprocess, sys, time\n"
+        "from kfp_vision.core import subprocesses\n"
+        f"os.environ[{NAME!r}] = 'ours'\n"
+        f"with subprocesses.ending_with_this({NAME!r}, 'ours', 60):\n"
+        "    subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "    print(flush=True)\n"
+        "    time.sleep(600)"
+    )
+    with started(program, "killer") as process:
+        assert subprocesses.tell_all(NAME, "ours", subprocesses.NO_SIGNAL) == 1
+        process.kill()
+    deadline = time.monotonic() + 60
+    while subprocesses.tell_all(NAME, "ours", subprocesses.NO_SIGNAL) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert subprocesses.tell_all(NAME, "ours", subprocesses.NO_SIGNAL) == 0
