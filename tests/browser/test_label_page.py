@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import sample_images
+from support import model_servers, sample_images
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +29,15 @@ def options() -> list[str]:
 def url(browser, photos, tmp_path, options) -> Iterator[str]:
     command = [sys.executable, "-m", "kfp_vision.cli", "review", str(photos), "--port", "0", *options]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with model_servers.ended(
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment)
+    ) as process:
         yield process.stdout.readline().split()[2]
-        process.terminate()
 
 
 def saved(page, tmp_path, count) -> list[str]:
     """Returns the lines of the list once it has so many answers, by the names of the files."""
-    page.wait_for_function("busy.then(() => true)")
+    page.evaluate("busy")  # all answers are saved
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert lines[0] == "path,label" and len(lines) == count + 1
     return [line.rpartition("/")[2] for line in lines[1:]]
@@ -47,7 +48,7 @@ def progress(page) -> str:
 
 
 def test_keys_label_skip_and_take_back(page, tmp_path):
-    page.wait_for_function("document.getElementById('image').naturalWidth > 0")
+    model_servers.until(lambda: page.evaluate("document.getElementById('image').naturalWidth > 0"))
     assert page.locator("#choices button").all_inner_texts() != []
     page.keyboard.press("2")
     assert saved(page, tmp_path, 1) == ["0001.jpg,globelet"]
@@ -149,7 +150,7 @@ def test_an_image_that_comes_late_does_not_hide_the_end(browser, url):
     page.get_by_text("All images are labelled.").wait_for()
     for route in held:
         route.continue_()
-    page.wait_for_function("document.getElementById('image').naturalWidth > 0")
+    model_servers.until(lambda: page.evaluate("document.getElementById('image').naturalWidth > 0"))
     assert page.get_by_text("All images are labelled.").is_visible()
     page.close()
 

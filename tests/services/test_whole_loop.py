@@ -28,6 +28,8 @@ from kfp_vision.storage import sample
 
 pytestmark = pytest.mark.slow
 
+# Asked again and again: the page's policy forbids Playwright's wait_for_function to do so itself.
+SHOWS_IMAGE = "document.getElementById('image').naturalWidth > 0"
 SECONDS = 600  # for an answer on a busy machine
 COMMAND = [sys.executable, "-m", "kfp_vision.cli"]
 KNOWN, NEW = ("bellcup", "globelet"), "raybloom"  # classes of the first training, and one that it has never seen
@@ -81,12 +83,14 @@ def label_with_keys(browser, folder: Path, chosen: Path, label_of: Mapping[bytes
     command = [*COMMAND, "review", str(chosen), "--labels", "labels.csv", "--port", "0"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     wanted = [label_of[Path(row["path"]).read_bytes()] for row in read_rows(chosen)]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with model_servers.ended(
+        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment)
+    ) as process:
         page = browser.new_page()
         page.set_default_timeout(1000 * SECONDS)
         page.goto(process.stdout.readline().split()[2])
         for label in wanted:
-            page.wait_for_function("document.getElementById('image').naturalWidth > 0")
+            model_servers.until(lambda: page.evaluate(SHOWS_IMAGE), SECONDS)
             classes = page.locator("#choices bdi").all_inner_texts()
             if label in classes:
                 page.keyboard.press(str(1 + classes.index(label)))
@@ -94,9 +98,8 @@ def label_with_keys(browser, folder: Path, chosen: Path, label_of: Mapping[bytes
                 page.get_by_label("Another label").fill(label)
                 page.keyboard.press("Enter")
         page.get_by_text("All images are labelled.").wait_for()
-        page.wait_for_function("busy.then(() => true)")
+        page.evaluate("busy")  # all answers are saved
         page.close()
-        process.terminate()
     return folder / "labels.csv"
 
 
