@@ -1,9 +1,12 @@
 """OpenVINO: a third of TensorFlow's memory, a tenth of its start, and bfloat16 where the processor has it."""
 
+import contextlib
+import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,23 +126,22 @@ class OpenVinoEngine:
 
 
 class _Compiled:
-    """A compiled file."""
+    """A compiled file; each thread has requests of its own."""
 
     def __init__(self, file: Path, options: Mapping[str, Any]):
         core, self._streams = openvino.Core(), min(hardware.cores(), MOST_STREAMS)
         try:
             model = read_model(file)
             _scale_by_channel(model)
-            self._compiled = core.compile_model(model, "CPU", {**options, "NUM_STREAMS": 1})
-            images = self._compiled.input("images")
-            self._alone = self._together = _Requests(self._compiled)
+            self._compiled = self._together = core.compile_model(model, "CPU", {**options, "NUM_STREAMS": 1})
             if self._streams > 1:
-                self._together = _Requests(core.compile_model(model, "CPU", {**options, "NUM_STREAMS": self._streams}))
+                self._together = core.compile_model(model, "CPU", {**options, "NUM_STREAMS": self._streams})
+            images = self._compiled.input("images")
         except RuntimeError as error:
             raise does_not_load(file.parent.parent, error) from None
         self.size = int(images.partial_shape[1].get_length())
         self._takes_levels = images.element_type == openvino.Type.u8
-        self._threads = ThreadPoolExecutor(self._streams, "tiles")
+        self._process, self._local = os.getpid(), threading.local()
 
     def fits_head(self, head: "npt.NDArray[np.float32]") -> bool:
         """Returns whether a kernel goes from the channels of the feature map to the classes."""
@@ -147,30 +149,48 @@ class _Compiled:
         return head.shape == tuple(sides) and bool(np.isfinite(head).all())
 
     def compute(self, crops: "Sequence[npt.NDArray[np.float32]]", *outputs: str) -> "list[npt.NDArray[np.float32]]":
-        def infer(requests: _Requests, tile: "Sequence[npt.NDArray[np.float32]]") -> "list[npt.NDArray[np.float32]]":
-            images = np.stack(tile)
-            return requests.infer(np.rint(images).astype(np.uint8) if self._takes_levels else images, outputs)
-
-        if len(crops) < self._streams or self._streams == 1:
-            tiles = [infer(self._alone, tile) for tile in _tiles(crops, LARGEST_TILE)]
+        # The threads of the streams are not there in a forked process.
+        if self._streams == 1 or len(crops) < self._streams or os.getpid() != self._process:
+            tiles = [self._infer(tile, outputs) for tile in _tiles(crops, LARGEST_TILE)]
         else:
             share = len(crops) // self._streams  # at least one
-            largest = min(LARGEST_TILE, 1 << (share.bit_length() - 1))
-            tiles = list(self._threads.map(partial(infer, self._together), _tiles(crops, largest)))
+            tiles = self._infer_together(_tiles(crops, min(LARGEST_TILE, 1 << (share.bit_length() - 1))), outputs)
         return [np.concatenate(parts) for parts in zip(*tiles, strict=True)]
 
+    def _infer(self, tile: Sequence[Any], outputs: Sequence[str]) -> "list[npt.NDArray[np.float32]]":
+        if not hasattr(self._local, "alone"):
+            self._local.alone = self._compiled.create_infer_request()
+        self._local.alone.infer({"images": self._stack(tile)})
+        return _copy(self._local.alone, outputs)
 
-class _Requests:
-    """Computes with a compiled model; each thread has a request of its own, which computes one tile at a time."""
+    def _infer_together(self, tiles: Iterator[Sequence[Any]], outputs: Sequence[str]) -> "list[list[npt.NDArray[np.float32]]]":
+        """Computes several tiles at a time; each is collected when its request is wanted again, or at the end."""
+        if not hasattr(self._local, "together"):
+            self._local.together = [self._together.create_infer_request() for _ in range(self._streams)]
+        computed, running = [], deque[Any]()
+        try:
+            for request, tile in zip(cycle(self._local.together), tiles):
+                if len(running) == self._streams:
+                    running[0].wait()
+                    computed.append(_copy(running.popleft(), outputs))
+                request.start_async({"images": self._stack(tile)})
+                running.append(request)
+            while running:
+                running[0].wait()
+                computed.append(_copy(running.popleft(), outputs))
+            return computed
+        finally:
+            for request in running:  # after an error: a request that computes cannot be used again
+                with contextlib.suppress(RuntimeError):
+                    request.wait()
 
-    def __init__(self, compiled: Any):
-        self._compiled, self._local = compiled, threading.local()
+    def _stack(self, tile: "Sequence[npt.NDArray[np.float32]]") -> "npt.NDArray[Any]":
+        images = np.stack(tile)
+        return np.rint(images).astype(np.uint8) if self._takes_levels else images
 
-    def infer(self, images: Any, outputs: Sequence[str]) -> "list[npt.NDArray[np.float32]]":
-        if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
-        self._local.request.infer({"images": images})
-        return [self._local.request.get_tensor(output).data.copy() for output in outputs]
+
+def _copy(request: Any, outputs: Sequence[str]) -> "list[npt.NDArray[np.float32]]":
+    return [request.get_tensor(output).data.copy() for output in outputs]
 
 
 def _scale_by_channel(model: Any) -> None:
