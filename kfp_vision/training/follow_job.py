@@ -4,6 +4,7 @@ Records and outputs go through the folder `workers` in `checkpoint_dir`, a bucke
 stages.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -31,6 +32,7 @@ POLL_SECONDS = 5.0
 WAIT_SECONDS = (
     600.0  # for a cluster that does not answer while a job is started; one that runs is followed for as long as it takes
 )
+REFUSED_SECONDS = 60.0  # that a job may not be looked at, after which it is given up: a token may expire for a moment
 SILENT_SECONDS = 20.0  # without a pod or a condition, after which the events are asked
 OUTPUTS = ("model", "events", "page", "metrics")
 MAX_ATTEMPTS = 99  # jobs of one stage, of all its tries
@@ -188,6 +190,7 @@ class JobFollower:
         workers: how many the job has.
         poll_seconds: between two looks.
         silent_seconds: without a pod or a condition, after which the events are asked.
+        refused_seconds: that the job must not be looked at, after which it is deleted.
     """
 
     def __init__(
@@ -198,15 +201,17 @@ class JobFollower:
         workers: int,
         poll_seconds: float = POLL_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
+        refused_seconds: float = REFUSED_SECONDS,
     ):
         self._client, self._job, self._stop, self._workers = client, job, stop, workers
-        self._poll_seconds, self._silent_seconds = poll_seconds, silent_seconds
+        self._poll_seconds, self._silent_seconds, self._refused_seconds = poll_seconds, silent_seconds, refused_seconds
         self._name, self._uid = job["metadata"]["name"], job["metadata"]["uid"]
         self._said = set[str]()
         self._failures = list[train_job.PodFailure]()  # of all starts: each restart deletes the pods before it
         self._restarts = 0
         self._log: _LogFollower | None = None
-        self._last_pod = time.monotonic()
+        self._last_pod = self._last_look = time.monotonic()
+        self._is_over = False
 
     def follow(self) -> bool:
         """Waits for the end.
@@ -226,24 +231,35 @@ class JobFollower:
                 except UnreachableError as error:  # the API server may be away for a while; the job goes on
                     self._say(f"the cluster does not answer: {error}")
                     done = None
-                except AccessError:  # the right to look was taken away
-                    self._delete_unfollowed()
-                    raise
+                except AccessError as error:  # the right to look was taken away, for good or for a moment
+                    if time.monotonic() - self._last_look >= self._refused_seconds:
+                        self._delete("deleted {}, which can no longer be followed")
+                        raise
+                    self._say(f"looks again: {error}")
+                    done = None
                 if done is not None:
                     return done
                 if self._stop.wait(self._poll_seconds):
-                    self._client.delete(self._name)
-                    print(f"told to stop: deleted {self._name}, whose workers save their state", flush=True)
+                    self._delete("told to stop: deleted {}, whose workers save their state")
                     raise SystemExit(SIGTERM_STATUS)
         finally:
             if self._log:
                 self._log.join()
 
-    def _delete_unfollowed(self) -> None:
-        """Deletes the job, which would keep its GPUs and whose model nobody would fetch; says what to do if it must not."""
+    def _delete(self, line: str) -> None:
+        """Deletes the job, which would keep its GPUs and whose model nobody would fetch, and says so.
+
+        One that is over stays, for a later try of the stage, or for its log. One that must not be deleted is named.
+
+        Args:
+            line: to print, with `{}` for the job.
+        """
+        if self._is_over:
+            print(f"leaves {self._name}, which is over", flush=True)
+            return
         try:
             self._client.delete(self._name)
-            print(f"deleted {self._name}, which can no longer be followed", flush=True)
+            print(line.format(self._name), flush=True)
         except InputError:
             command = f"kubectl -n {self._client.namespace} delete {self._job['kind'].lower()} {self._name}"
             print(f"warning: {self._name} goes on, and must be deleted by hand: {command}", flush=True)
@@ -254,7 +270,9 @@ class JobFollower:
         if job is None or job["metadata"]["uid"] != self._uid:
             rule = "a job must not be deleted before its end"
             raise InputError(rule, f"{self._name} in {self._client.namespace}", "See who deleted it, and start the run again.")
+        self._is_over = bool(train_job.conditions(job).keys() & {*train_job.SUCCEEDED, train_job.FAILED})
         jobset, pods = self._client.jobset(self._name), self._client.pods(self._name)
+        self._last_look = time.monotonic()
         if pods:
             self._last_pod = time.monotonic()
         self._note_failures(pods)
@@ -315,7 +333,9 @@ class JobFollower:
         if first and (line := first.input_error()):
             return error_of_worker(line)
         reason = f"{last.get('reason', '')}: {last.get('message', '')}"
-        why = "; ".join(filter(None, (self._cause(), self._client.failed_job_message(self._name) or reason)))
+        with contextlib.suppress(AccessError):
+            reason = self._client.failed_job_message(self._name) or reason
+        why = "; ".join(filter(None, (self._cause(), reason)))
         remedy = f"See kubectl -n {self._client.namespace} logs -l {train_job.JOB_LABELS[self._client.api]}={self._name}."
         return InputError("all workers must stay until the end of the training", f"{self._name}: {why}", remedy)
 

@@ -39,7 +39,9 @@ def follow(cluster: TrainingCluster, *steps: training_cluster.Step, stop: thread
     client = JobClient("trainjob")
     job = _start_or_find(client, built())
     assert job is not None
-    return JobFollower(client, job, stop or threading.Event(), 2, poll_seconds=0.01, silent_seconds=0.2).follow()
+    return JobFollower(
+        client, job, stop or threading.Event(), 2, poll_seconds=0.01, silent_seconds=0.2, refused_seconds=0.2
+    ).follow()
 
 
 def error_line(refusal: pytest.ExceptionInfo[InputError]) -> str:
@@ -305,13 +307,42 @@ def test_a_job_that_must_not_be_looked_at_any_more_is_deleted_or_named(cluster, 
         assert last == "deleted shades-1, which can no longer be followed" and not cluster.jobs
 
 
-def test_a_refusal_of_a_proxy_ends_the_stage_and_the_job(cluster):
+@pytest.mark.parametrize("answer", [(401, b'{"message": "Unauthorized"}'), (403, b"RBAC: access denied")])
+def test_a_job_that_must_not_be_looked_at_for_a_moment_goes_on(cluster, answer, capsys):
     def is_refused(cluster: TrainingCluster, job: dict) -> None:
-        cluster.broken = [(403, b"RBAC: access denied")]
+        cluster.broken = [answer] * 2
 
-    with pytest.raises(AccessError, match="RBAC: access denied"):
-        follow(cluster, starts, runs, is_refused)
-    assert not cluster.jobs
+    assert follow(cluster, starts, runs, is_refused, waits, completes)
+    assert not cluster.deletions and "looks again: error: the" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("right", ["list pods", "get jobsets"])
+def test_a_job_that_is_over_is_not_deleted_whatever_must_not_be_looked_at(cluster, right):
+    def ends_unseen(cluster: TrainingCluster, job: dict) -> None:
+        cluster.denied = {right}
+        completes(cluster, job)
+
+    with pytest.raises(AccessError):
+        follow(cluster, starts, runs, ends_unseen)
+    assert not cluster.deletions
+
+
+def test_the_cause_of_a_failure_is_told_although_the_job_of_the_workers_must_not_be_looked_at(cluster):
+    def loses_the_right(cluster: TrainingCluster, job: dict) -> None:
+        cluster.denied = {"get jobs"}
+
+    with pytest.raises(InputError, match="boom"):
+        follow(cluster, starts, runs, loses_the_right, fails(0, 1, "Error", "boom"), ends("Failed", "PodFailurePolicy"))
+    assert not cluster.deletions
+
+
+def test_told_to_stop_a_job_that_must_not_be_deleted_is_named(cluster, capsys):
+    cluster.denied, stop = {"delete trainjobs"}, threading.Event()
+    stop.set()
+    with pytest.raises(SystemExit) as ended:
+        follow(cluster, starts, runs, stop=stop)
+    assert ended.value.code == 143
+    assert capsys.readouterr().out.splitlines()[-1].endswith("by hand: kubectl -n team-a delete trainjob shades-1")
 
 
 def test_a_later_try_finds_the_job_of_an_earlier_one_and_nobody_elses(cluster, capsys):
