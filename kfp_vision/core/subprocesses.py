@@ -55,8 +55,9 @@ def end_all(name: str, value: str, seconds: float) -> None:
         value: that it has.
         seconds: that they have to end by themselves.
     """
-    deadline, number = time.monotonic() + seconds, int(signal.SIGTERM)
-    while tell_all(name, value, number):
+    deadline, number, empty_looks = time.monotonic() + seconds, int(signal.SIGTERM), 0
+    while empty_looks < 2:  # a process that replaces its program just then seems to have no environment
+        empty_looks = 0 if tell_all(name, value, number) else empty_looks + 1
         number = signal.SIGKILL if time.monotonic() > deadline else NO_SIGNAL
         time.sleep(POLL_SECONDS)
 
@@ -65,7 +66,8 @@ def end_all(name: str, value: str, seconds: float) -> None:
 def ending_with_this(name: str, value: str, seconds: float) -> Iterator[None]:
     """Ends all processes that were started with an environment variable, see `end_all`, when the body or this process ends.
 
-    A process of its own ends them if this one is killed; it waits for the end of its input, which only this process holds open.
+    A process of its own ends them if this one is killed; it waits for the end of its input, which this process holds open, and
+    would any that is forked from it without a program of its own.
 
     Args:
         name: of the variable.
