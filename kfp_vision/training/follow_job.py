@@ -228,6 +228,7 @@ class JobFollower:
             while True:
                 try:
                     done = self._look()
+                    self._last_look = time.monotonic()
                 except UnreachableError as error:  # the API server may be away for a while; the job goes on
                     self._say(f"the cluster does not answer: {error}")
                     done = None
@@ -272,7 +273,6 @@ class JobFollower:
             raise InputError(rule, f"{self._name} in {self._client.namespace}", "See who deleted it, and start the run again.")
         self._is_over = bool(train_job.conditions(job).keys() & {*train_job.SUCCEEDED, train_job.FAILED})
         jobset, pods = self._client.jobset(self._name), self._client.pods(self._name)
-        self._last_look = time.monotonic()
         if pods:
             self._last_pod = time.monotonic()
         self._note_failures(pods)

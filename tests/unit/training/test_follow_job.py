@@ -316,6 +316,13 @@ def test_a_job_that_must_not_be_looked_at_for_a_moment_goes_on(cluster, answer, 
     assert not cluster.deletions and "looks again: error: the" in capsys.readouterr().out
 
 
+def test_a_job_without_pods_whose_events_must_not_be_looked_at_is_given_up(cluster):
+    cluster.denied = {"list events"}
+    with pytest.raises(AccessError, match="cannot list resource"):
+        follow(cluster)
+    assert not cluster.jobs
+
+
 @pytest.mark.parametrize("right", ["list pods", "get jobsets"])
 def test_a_job_that_is_over_is_not_deleted_whatever_must_not_be_looked_at(cluster, right):
     def ends_unseen(cluster: TrainingCluster, job: dict) -> None:
