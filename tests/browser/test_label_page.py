@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import model_servers, sample_images
+from support import chromium, model_servers, sample_images
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def progress(page) -> str:
 
 
 def test_keys_label_skip_and_take_back(page, tmp_path):
-    model_servers.until(lambda: page.evaluate("document.getElementById('image').naturalWidth > 0"))
+    chromium.wait_until(page, chromium.SHOWS_IMAGE)
     assert page.locator("#choices button").all_inner_texts() != []
     page.keyboard.press("2")
     assert saved(page, tmp_path, 1) == ["0001.jpg,globelet"]
@@ -150,7 +150,7 @@ def test_an_image_that_comes_late_does_not_hide_the_end(browser, url):
     page.get_by_text("All images are labelled.").wait_for()
     for route in held:
         route.continue_()
-    model_servers.until(lambda: page.evaluate("document.getElementById('image').naturalWidth > 0"))
+    chromium.wait_until(page, chromium.SHOWS_IMAGE)
     assert page.get_by_text("All images are labelled.").is_visible()
     page.close()
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from support import colour_model, model_servers, odd_images, place_model
+from support import chromium, colour_model, odd_images, place_model
 
 from kfp_vision.serving import server
 
@@ -47,7 +47,7 @@ def page(page):
 def laid_over(page, label: str) -> None:
     """Waits until the map of a class is laid over the image."""
     page.get_by_role("img", name=f"What spoke for {label} in halves.png", exact=True).wait_for()
-    model_servers.until(lambda: page.evaluate("[...document.querySelectorAll('article img')].every(one => one.complete)"))
+    chromium.wait_until(page, "[...document.querySelectorAll('article img')].every(one => one.complete)")
 
 
 def test_each_of_the_best_classes_has_a_switch_that_shows_where_it_is(page):

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import requests
-from support import model_servers
+from support import chromium, model_servers
 from support.registry_servers import mlflow_server
 
 from kfp_vision.collection import collected
@@ -28,8 +28,6 @@ from kfp_vision.storage import sample
 
 pytestmark = pytest.mark.slow
 
-# Asked again and again: the page's policy forbids Playwright's wait_for_function to do so itself.
-SHOWS_IMAGE = "document.getElementById('image').naturalWidth > 0"
 SECONDS = 600  # for an answer on a busy machine
 COMMAND = [sys.executable, "-m", "kfp_vision.cli"]
 KNOWN, NEW = ("bellcup", "globelet"), "raybloom"  # classes of the first training, and one that it has never seen
@@ -90,7 +88,7 @@ def label_with_keys(browser, folder: Path, chosen: Path, label_of: Mapping[bytes
         page.set_default_timeout(1000 * SECONDS)
         page.goto(process.stdout.readline().split()[2])
         for label in wanted:
-            model_servers.until(lambda: page.evaluate(SHOWS_IMAGE), SECONDS)
+            chromium.wait_until(page, chromium.SHOWS_IMAGE, SECONDS)
             classes = page.locator("#choices bdi").all_inner_texts()
             if label in classes:
                 page.keyboard.press(str(1 + classes.index(label)))
