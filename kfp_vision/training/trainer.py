@@ -26,6 +26,7 @@ from kfp_vision.training.recipe import Recipe
 HISTORY_ROWS = 60
 MAX_QUEUED_STEPS = 8  # steps that may wait for the GPU; each keeps its batch in memory
 IMAGE_DIMENSIONS = 4  # of a batch of images; features have fewer
+SEEDS = 1 << 32  # more than any seed of Keras
 VALIDATIONS_PER_TRAINING = 5  # per training, including the last step's, unless validate_every_steps is set
 
 HistoryRow = dict[str, float]
@@ -152,6 +153,7 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite.
         """
+        self._draw_apart()
         self.outdone = self.is_behind(self.history)
         if self.step < self.recipe.train_steps and not self.outdone:  # the start waits for the first batch, not a step
             batches = itertools.chain([next(batches)], batches)
@@ -286,6 +288,19 @@ class Trainer:
         """
         for weight, value in zip(self.model.weights, weights, strict=True):
             weight.assign(value)
+
+    def _draw_apart(self) -> None:
+        """Gives each device random numbers of its own. Keras starts all with one seed, so that they would drop the same units.
+
+        The first device of the chief, whose state is kept, draws what a single device would.
+        """
+        rank, workers = devices.rank_and_size()
+        first = rank * self.strategy.num_replicas_in_sync // workers
+        for variable in self.model.non_trainable_variables:
+            if variable.name == "seed_generator_state":
+                for device, state in enumerate(self.strategy.experimental_local_results(variable.value), first):
+                    seed, drawn = state.numpy()
+                    state.assign([seed % SEEDS + device * SEEDS, drawn])
 
     def _take_steps(self, batches: Iterator[Any], interval: "_Interval") -> None:
         """Takes as many steps as the device is given at a time, at most up to the next row of history."""

@@ -76,6 +76,30 @@ devices.choose_strategy = lambda gpu_count: tf.distribute.MirroredStrategy(["CPU
 sys.exit(cli.main(sys.argv[1:]))
 """
 
+# What each of two devices drops in a call after a training step, and the numbers that a checkpoint of it keeps.
+DROPPED = """
+import json
+from dataclasses import replace
+from kfp_vision.core.frameworks import keras, tf
+from kfp_vision.training import trainer
+from support import shade_records
+
+(processor,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+spread = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with spread.scope():
+    features = keras.Input((64,))
+    dropout = keras.layers.Dropout(0.5, seed=7)
+    model = keras.Model(features, keras.layers.Dense(2)(dropout(features)))
+    training = trainer.Trainer(model, replace(shade_records.RECIPE, batch_size=2, train_steps=1), 1)
+pair = tf.ones((1, 64)), tf.zeros(1, tf.int64)
+images, labels = (spread.experimental_distribute_values_from_function(lambda _, one=one: one) for one in pair)
+list(training.run(iter([(images, labels)]), None))
+masks = spread.run(tf.function(lambda: dropout(tf.ones((1, 64)), training=True), autograph=False))
+kept = [array.tolist() for array in training.state().arrays.values() if array.dtype == "int64" and array.shape == (2,)]
+print(json.dumps({"masks": [mask.numpy().tolist() for mask in spread.experimental_local_results(masks)], "kept": kept}))
+"""
+
 # Stands in for one GPU: the processor, for all that a training does with a GPU but XLA.
 ONE_GPU = """
 import sys
@@ -129,6 +153,17 @@ def test_two_devices_learn_the_weights_of_one(folders, single_process, tmp_path)
     changes, single = single_process
     wait_for_all([start_worker(folders, tmp_path, changes, {}, ("-c", TWO_DEVICES))])
     assert_same_weights(tmp_path, single)
+
+
+def test_each_device_drops_units_of_its_own():
+    """Keras starts all with one seed. What is kept is the state of the first: the others' follow from it."""
+    tests = Path(__file__).parents[2]
+    printed = subprocess.run(
+        [sys.executable, "-c", DROPPED], env=os.environ | {"PYTHONPATH": str(tests)}, capture_output=True, text=True, check=True
+    ).stdout
+    found = json.loads(printed.splitlines()[-1])
+    assert found["masks"][0] != found["masks"][1]
+    assert found["kept"] == [[7, 2]]
 
 
 @pytest.mark.parametrize("single_process", ["googlenet"], indirect=True)
