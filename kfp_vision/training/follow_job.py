@@ -234,30 +234,38 @@ class JobFollower:
                     done = None
                 except AccessError as error:  # the right to look was taken away, for good or for a moment
                     if time.monotonic() - self._last_look >= self._refused_seconds:
-                        self._delete("deleted {}, which can no longer be followed")
+                        self._give_up("deleted {}, which can no longer be followed")
                         raise
                     self._say(f"looks again: {error}")
                     done = None
                 if done is not None:
                     return done
                 if self._stop.wait(self._poll_seconds):
-                    self._delete("told to stop: deleted {}, whose workers save their state")
+                    self._give_up("told to stop: deleted {}, whose workers save their state")
                     raise SystemExit(SIGTERM_STATUS)
         finally:
             if self._log:
                 self._log.join()
 
-    def _delete(self, line: str) -> None:
-        """Deletes the job, which would keep its GPUs and whose model nobody would fetch, and says so.
+    def _give_up(self, line: str) -> None:
+        """Deletes the job, which would keep its GPUs and whose model nobody would fetch.
 
-        One that is over stays, for a later try of the stage, or for its log. One that must not be deleted is named.
+        One that is over stays, for a later try of the stage, or for its log.
 
         Args:
             line: to print, with `{}` for the job.
         """
         if self._is_over:
             print(f"leaves {self._name}, which is over", flush=True)
-            return
+        else:
+            self._delete(line)
+
+    def _delete(self, line: str) -> None:
+        """Deletes the job, and says so; one that must not be deleted is named, since its end is not the error to tell.
+
+        Args:
+            line: to print, with `{}` for the job.
+        """
         try:
             self._client.delete(self._name)
             print(line.format(self._name), flush=True)
@@ -314,8 +322,7 @@ class JobFollower:
     def _ask_events(self, job: Mapping[str, Any]) -> bool | None:
         """Says, or raises, why a job has no pods; returns false if it is taken for another's."""
         if train_job.conditions(job).keys() & {*train_job.SUCCEEDED, train_job.FAILED}:
-            self._client.delete(self._name)
-            print(f"{self._name} was taken for an earlier job of its name: takes another name", flush=True)
+            self._delete("deleted {}, which was taken for an earlier job of its name: takes another name")
             return False
         warning = train_job.newest_warning(self._client.events(), self._name)
         if not warning:
@@ -324,7 +331,7 @@ class JobFollower:
         if train_job.QUOTA in warning:
             self._say(f"waits for room in the quota: {format_value(warning, 400)}")
             return None
-        self._client.delete(self._name)
+        self._delete("deleted {}, which cannot start")
         remedy = "Change what it names, or ask the cluster's administrator."
         raise InputError("the cluster must be able to start the workers", format_value(warning, 600), remedy)
 

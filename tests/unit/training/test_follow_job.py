@@ -217,15 +217,22 @@ def test_the_deadline_counts_although_the_jobset_is_gone(cluster):
         follow(cluster, starts, runs, expires)
 
 
+BY_HAND = "shades-1 goes on, and must be deleted by hand: kubectl -n team-a delete trainjob shades-1"
+
+
+@pytest.mark.parametrize("denied", [set(), {"delete trainjobs"}])
 @pytest.mark.parametrize("stale", [completes, ends("Failed", "FailedJobs", "jobset failed")])
-def test_a_condition_of_an_earlier_job_of_the_name_is_not_believed(cluster, capsys, stale):
+def test_a_condition_of_an_earlier_job_of_the_name_is_not_believed(cluster, capsys, stale, denied):
+    cluster.denied = denied
+
     def inherits(cluster: TrainingCluster, job: dict) -> None:
         cluster.jobsets["shades-1"] = {"metadata": {"ownerReferences": [{"uid": "of-another"}]}}
         stale(cluster, job)
 
     assert not follow(cluster, inherits)
-    assert "shades-1 was taken for an earlier job of its name: takes another name" in capsys.readouterr().out
-    assert [name for name, _ in cluster.deletions] == ["shades-1"]
+    line = BY_HAND if denied else "deleted shades-1, which was taken for an earlier job of its name: takes another name"
+    assert line in capsys.readouterr().out
+    assert [name for name, _ in cluster.deletions] == ([] if denied else ["shades-1"])
 
 
 def test_a_name_with_anything_left_of_an_earlier_job_is_not_used(cluster):
@@ -257,6 +264,14 @@ def test_without_a_pod_and_a_condition_the_newest_warning_is_the_error(cluster, 
         follow(cluster)
     assert f"got {kind} {name}: {reason}: admission webhook denied the request. " in error_line(refusal)
     assert [name for name, _ in cluster.deletions] == ["shades-1"]
+
+
+def test_why_a_job_cannot_start_is_the_error_although_it_must_not_be_deleted(cluster, capsys):
+    cluster.warn("Pod", "shades-1-node-0-1-abcde", "FailedScheduling", "no node has a GPU")
+    cluster.denied = {"delete trainjobs"}
+    with pytest.raises(InputError, match=r"the cluster must be able to start the workers; got Pod .*: no node has a GPU"):
+        follow(cluster)
+    assert BY_HAND in capsys.readouterr().out
 
 
 def test_a_full_quota_and_a_queue_are_waited_for(cluster, capsys):
@@ -301,8 +316,7 @@ def test_a_job_that_must_not_be_looked_at_any_more_is_deleted_or_named(cluster, 
     assert "must be allowed to train with several workers; got HTTP 403 in team-a" in error_line(refusal)
     last = capsys.readouterr().out.splitlines()[-1]
     if also:
-        by_hand = "kubectl -n team-a delete trainjob shades-1"
-        assert last == f"warning: shades-1 goes on, and must be deleted by hand: {by_hand}" and cluster.jobs
+        assert last == f"warning: {BY_HAND}" and cluster.jobs
     else:
         assert last == "deleted shades-1, which can no longer be followed" and not cluster.jobs
 
@@ -349,7 +363,7 @@ def test_told_to_stop_a_job_that_must_not_be_deleted_is_named(cluster, capsys):
     with pytest.raises(SystemExit) as ended:
         follow(cluster, starts, runs, stop=stop)
     assert ended.value.code == 143
-    assert capsys.readouterr().out.splitlines()[-1].endswith("by hand: kubectl -n team-a delete trainjob shades-1")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(BY_HAND)
 
 
 def test_a_later_try_finds_the_job_of_an_earlier_one_and_nobody_elses(cluster, capsys):
