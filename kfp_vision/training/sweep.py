@@ -177,7 +177,7 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
     outcomes = [outcome for _, (_, outcome) in sorted(folders.items())]
     finished = [outcome for outcome in outcomes if not outcome["failed"]]
     if not finished:
-        reasons = "; ".join(f"trial {outcome['number']}: {outcome['failed']}" for outcome in outcomes)
+        reasons = "; ".join(f"trial {outcome['number']}: {outcome['failed'].removesuffix('.')}" for outcome in outcomes)
         raise InputError("at least one trial must succeed", reasons, "Try smaller learning_rates, or other optimizers.")
     figure = next(name for name in FIGURES if name in finished[0])
     to_the_end = [outcome for outcome in finished if not outcome["ended_early"]]
