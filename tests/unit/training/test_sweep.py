@@ -249,7 +249,9 @@ def test_a_trial_of_two_workers_whose_loss_diverges_is_reported_as_failed(tmp_pa
 
 def test_a_sweep_without_a_successful_trial_is_rejected_in_one_line(trials_run, tmp_path):
     root, _ = trials_run
-    with pytest.raises(InputError, match=r"at least one trial must succeed; got trial 2: the loss .*[^.]\. Try smaller learning_r"):
+    with pytest.raises(
+        InputError, match=r"at least one trial must succeed; got trial 2: the loss .*[^.]\. Try smaller learning_r"
+    ):
         compare(tmp_path, root / "2")
     assert list(tmp_path.iterdir()) == []
 
