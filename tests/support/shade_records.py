@@ -1,4 +1,4 @@
-"""Records of dark and light noise, and a recipe for a narrow network that learns to distinguish them in seconds."""
+"""Records of dark and light noise, and trainings of small networks that learn to distinguish them in seconds."""
 
 import io
 from dataclasses import replace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from support import small_network
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.dataset import label_map
@@ -58,10 +59,11 @@ def write(root: Path, dark: float = 0.5, images: int = 32, validation: int = 12,
 
 
 def train(folders: Path, out: Path, **changes) -> tuple[dict[str, float], Path]:
-    """Trains with the recipe and some changed fields; returns the metrics and the model folder."""
+    """Trains a network of three convolutions with the recipe, unless changed; returns the metrics and the model folder."""
     if "advanced" in changes:
         changes["advanced"] = Advanced.parse(changes["advanced"])
-    recipe = replace(RECIPE, **changes)
+    recipe = replace(RECIPE, **{"network": small_network.NAME} | changes)
     paths = {"model": out / "model", "events": out / "events", "page": out / "page.html"}
-    reached = train_classifier(recipe, folders / "train", folders / "validation", folders / "labels", **paths)
+    with small_network.registered():
+        reached = train_classifier(recipe, folders / "train", folders / "validation", folders / "labels", **paths)
     return reached, out / "model"

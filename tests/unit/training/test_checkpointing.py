@@ -25,7 +25,7 @@ STEPS = 120
 PROGRAM = """
 import hashlib, json, sys
 from pathlib import Path
-import shade_records
+from support import shade_records
 from kfp_vision.training import trainer
 
 records, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -66,7 +66,7 @@ def start_training(folders: Path, out: Path, **changes) -> subprocess.Popen:
     fields = {**CHANGES, "checkpoint_dir": str(out / "kept"), **changes}
     command = [sys.executable, "-c", PROGRAM, str(folders), str(out), json.dumps(fields)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(shade_records.__file__).parent
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(shade_records.__file__).parents[1]
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from support import damaged_records, shade_records
+from support import damaged_records, shade_records, small_network
 from support.shade_records import NARROW, RECIPE, shade, train
 from support.skip import leave_out
 
@@ -87,7 +87,7 @@ def test_the_model_folder_has_export_labels_metadata_and_history(trained):
     assert (model / "serving" / "1" / "saved_model.pb").is_file()
     assert (model / "labels.txt").read_text() == "0:dark\n1:light\n"
     metadata = json.loads((model / "model.json").read_text())
-    assert (metadata["network"], metadata["image_size"], metadata["model_name"]) == ("inception_v1", 32, "shades")
+    assert (metadata["network"], metadata["image_size"], metadata["model_name"]) == (small_network.NAME, 32, "shades")
     assert metadata["advanced"].keys() == Advanced().__dict__.keys() - {"label_separator"}  # which is of several labels
     history = json.loads((model / "training.json").read_text())
     assert [row["step"] for row in history] == list(range(1, 61))
@@ -208,9 +208,9 @@ def test_evaluation_batches_are_center_crops(folders):
 
 
 def write_npz(file):
-    """Writes random weights of the narrow network under the names of TF-Slim, and returns them."""
-    network = NETWORKS["inception_v1"]
-    model = network.build(2, image_size=32, depth_multiplier=0.1)
+    """Writes random weights of the small network, and returns them by their names."""
+    network = small_network.SMALL
+    model = network.build(2, image_size=32)
     weights_by_name = {
         network.name_in_checkpoint(layer.name, w.name): w.numpy() for layer in model.layers for w in layer.weights
     }
@@ -224,7 +224,7 @@ def test_train_last_layer_only_keeps_all_other_weights(folders, tmp_path):
     fields = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_last_layer_only": True}
     _, folder = train(folders, tmp_path, train_steps=5, **fields)
     *frozen, last = keras.saving.load_model(folder / "classifier.keras").layers
-    name = NETWORKS["inception_v1"].name_in_checkpoint
+    name = small_network.SMALL.name_in_checkpoint
     for layer in frozen:
         for weight in layer.weights:
             np.testing.assert_array_equal(weight.numpy(), weights_by_name[name(layer.name, weight.name)])
@@ -519,8 +519,8 @@ def test_keeps_the_best_and_the_last_model(folders, tmp_path):
         assert not np.allclose(exported.layers[-1].kernel, last.layers[-1].kernel)
 
 
-def is_of_the_stem(layer: keras.Layer) -> bool:
-    return layer.name.startswith(("Conv2d", "Mixed_3"))
+def is_of_the_first_blocks(layer: keras.Layer) -> bool:
+    return layer.name.startswith(("block_0", "block_1"))
 
 
 def is_batch_norm(layer: keras.Layer) -> bool:
@@ -530,7 +530,7 @@ def is_batch_norm(layer: keras.Layer) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "is_frozen"),
-    [({"layers_to_freeze": "Conv2d, Mixed_3"}, is_of_the_stem), ({"freeze_batch_norm": True}, is_batch_norm)],
+    [({"layers_to_freeze": "block_0, block_1"}, is_of_the_first_blocks), ({"freeze_batch_norm": True}, is_batch_norm)],
     ids=["by name prefix", "batch norm"],
 )
 def test_frozen_layers_stay_as_in_the_checkpoint(folders, tmp_path, settings, is_frozen):
@@ -538,7 +538,7 @@ def test_frozen_layers_stay_as_in_the_checkpoint(folders, tmp_path, settings, is
     weights = write_npz(tmp_path / "weights.npz")
     changes = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "weights.npz"), "train_steps": 3, "advanced": advanced}
     _, model = train(folders, tmp_path, **changes)
-    network = NETWORKS["inception_v1"]
+    network = small_network.SMALL
     for layer in keras.saving.load_model(model / "classifier.keras").layers:
         for weight in layer.weights:
             same = np.array_equal(weight, weights[network.name_in_checkpoint(layer.name, weight.name)])
@@ -624,7 +624,7 @@ def resident_bytes() -> int:
 def test_memory_does_not_grow_over_a_thousand_steps(folders):
     if not Path("/proc/self/statm").exists():
         leave_out("Linux alone tells how much memory a process has")
-    model = trainer.build_network("inception_v1", 2, "float32", image_size=32, depth_multiplier=0.1)
+    model = small_network.SMALL.build(2, image_size=32)
     recipe = replace(RECIPE, train_steps=1000, advanced=Advanced.parse(NARROW | {"moving_average_decay": 0.99}))
     long_training = trainer.Trainer(model, recipe, 4)
     batches = input_pipeline.training_batches(
