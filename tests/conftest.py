@@ -1,10 +1,12 @@
 """Shared by the tests of every layer: the real data, what is run in which order, and the settings of Hypothesis."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support import small_network
 from support.skip import leave_out, skip_slow
 
 pytest_plugins = ["support.leftovers", "support.chromium"]
@@ -80,6 +82,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skip_slow(items)
     ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(LONGEST)))
+
+
+@pytest.fixture(scope="module")
+def small_network_registered() -> Iterator[None]:
+    """Lets the stages and commands of a module train the network of `support.small_network`, by its name."""
+    with small_network.registered():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from support import colour_index, run_component, sample_images
+from support import colour_index, run_component, sample_images, small_network
 
 from kfp_vision import components
 
@@ -48,9 +48,9 @@ def ratios() -> dict[str, float]:
 
 @pytest.fixture(scope="session")
 def recipe() -> dict[str, object]:
-    """Returns the training fields: a narrow network, small images, three steps."""
+    """Returns the training fields: a small network, small images, three steps."""
     return {
-        "network": "inception_v1",
+        "network": small_network.NAME,
         "fine_tune": False,
         "checkpoint_uri": "",
         "train_last_layer_only": False,
@@ -63,7 +63,7 @@ def recipe() -> dict[str, object]:
         "gpu_count": 0,
         "gpus": "0",
         "model_name": "flowers",
-        "advanced": {"depth_multiplier": 0.1, "batch_norm_decay": 0.9},
+        "advanced": {"batch_norm_decay": 0.9},
         "log_uri": "",
         "checkpoint_dir": "",
         "trained_from": "what these were",
@@ -101,6 +101,11 @@ def train_inputs(split, written) -> dict[str, Path]:
     """Returns the input artifacts of train_classifier."""
     records = {name: written.folder / name for name in ("train_records", "validation_records")}
     return records | {"label_map": split.folder / "label_map"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered(small_network_registered) -> None:
+    """Lets every stage know the small network."""
 
 
 @pytest.fixture(scope="session")

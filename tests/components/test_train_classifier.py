@@ -2,7 +2,7 @@ import json
 
 import keras
 import pytest
-from support import run_component
+from support import run_component, small_network
 
 from kfp_vision import components
 
@@ -26,7 +26,7 @@ def test_writes_curves_events_and_history(trained):
 
 
 def test_reports_the_metrics_reached(trained):
-    assert trained.metadata["model"] == {"network": "inception_v1", "model_name": "flowers", "framework": "tensorflow"}
+    assert trained.metadata["model"] == {"network": small_network.NAME, "model_name": "flowers", "framework": "tensorflow"}
     metrics = trained.metadata["metrics"]
     assert metrics["step"] == 3
     assert metrics["loss"] > 0

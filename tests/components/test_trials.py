@@ -5,7 +5,7 @@ import json
 
 import pytest
 from kfp import dsl, local
-from support import run_component
+from support import run_component, small_network
 
 from kfp_vision import components
 from kfp_vision.cli.run import form_defaults
@@ -15,8 +15,8 @@ from kfp_vision.pipelines import hyperparameter_sweep
 pytestmark = pytest.mark.slow
 
 KINDS = kinds(hyperparameter_sweep)
-LISTS = {"networks": ["inception_v1"], "optimizers": ["adam", "sgd"], "batch_sizes": [4], "learning_rates": [0.01]}
-TRIAL = {"number": 1, "network": "inception_v1", "optimizer": "adam", "batch_size": 4, "learning_rate": 0.01}
+LISTS = {"networks": [small_network.NAME], "optimizers": ["adam", "sgd"], "batch_sizes": [4], "learning_rates": [0.01]}
+TRIAL = {"number": 1, "network": small_network.NAME, "optimizer": "adam", "batch_size": 4, "learning_rate": 0.01}
 TRIAL_FIELDS = ("network", "optimizer", "batch_size", "learning_rate", "trained_from", "preset")
 
 
@@ -68,8 +68,8 @@ def test_choose_trials_returns_the_items_of_the_loop(tmp_path):
     ended = run_component.run(components.choose_trials, tmp_path, **LISTS, trials=0, advanced={})
     assert [json.loads(trial) for trial in ended.output] == [TRIAL, TRIAL | {"number": 2, "optimizer": "sgd"}]
     assert ended.printed == [
-        "trial 1: inception_v1, adam at 0.01, batches of 4",
-        "trial 2: inception_v1, sgd at 0.01, batches of 4",
+        f"trial 1: {small_network.NAME}, adam at 0.01, batches of 4",
+        f"trial 2: {small_network.NAME}, sgd at 0.01, batches of 4",
     ]
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from support import sample_images
+from support import sample_images, small_network
 
 from kfp_vision.repository.version import exported_version, versions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_network_registered")]
 
 FORM = {
+    "networks": f'["{small_network.NAME}"]',
     "fine_tune": "false",
     "image_size": "64",
     "train_steps": "4",
@@ -24,7 +25,7 @@ FORM = {
     "learning_rates": "[0.01, 1e30]",
     "gpu_count": "0",
     # So few steps teach the model nothing, but the stages after the verdict must run.
-    "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9, "beat_largest_class": false}',
+    "advanced": '{"batch_norm_decay": 0.9, "beat_largest_class": false}',
 }
 
 

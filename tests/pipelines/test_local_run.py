@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from kfp.local.graph_utils import topological_sort_tasks
-from support import local_outputs, run_component, sample_images
+from support import local_outputs, run_component, sample_images, small_network
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
@@ -21,6 +21,8 @@ from kfp_vision.pipelines import PIPELINES
 from kfp_vision.repository import papers
 from kfp_vision.repository.version import exported_version, versions
 from kfp_vision.serving import server
+
+pytestmark = pytest.mark.usefixtures("small_network_registered")
 
 STAGES = [
     "check_run",
@@ -38,6 +40,7 @@ LAST = "report_outcome"
 RATIOS = {"validation_ratio": 0.2, "test_ratio": 0.1}
 SPLITS = {"train": 42, "validation": 12, "test": 6}
 SMALL = {
+    "network": small_network.NAME,
     "fine_tune": "false",
     "image_size": "64",
     "train_steps": "12",
@@ -45,7 +48,7 @@ SMALL = {
     "gpu_count": "0",
     "model_name": "two-flowers",
     # So few steps teach the model nothing, but the stages after the verdict must run.
-    "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9, "beat_largest_class": false}',
+    "advanced": '{"batch_norm_decay": 0.9, "beat_largest_class": false}',
 }
 
 
@@ -234,8 +237,8 @@ def test_records_the_fields_of_the_form_with_the_model(run):
     settings = json.loads((Path(run.result["model_dir"]) / "model.json").read_text())
     assert settings["train_steps"] == 12
     assert settings["image_size"] == 64
-    assert settings["advanced"]["depth_multiplier"] == 0.1
-    assert settings["network"] == "inception_v1"
+    assert settings["advanced"]["batch_norm_decay"] == 0.9
+    assert settings["network"] == small_network.NAME
 
 
 @pytest.mark.slow

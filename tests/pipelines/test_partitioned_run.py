@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import run_component, sample_images
+from support import run_component, sample_images, small_network
 
 from kfp_vision import components
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_network_registered")]
 
 PARTITIONS, PER_SHARD = 3, 7
 BROKEN = ("bellcup/0003.jpg", "globelet/0011.jpg", "globelet/0025.jpg")
 # So few steps teach the model nothing, but the stages after the verdict must run.
-ADVANCED = {"depth_multiplier": 0.1, "batch_norm_decay": 0.9, "beat_largest_class": False}
+ADVANCED = {"batch_norm_decay": 0.9, "beat_largest_class": False}
 FORM = {
+    "network": small_network.NAME,
     "fine_tune": "false",
     "image_size": "64",
     "train_steps": "4",

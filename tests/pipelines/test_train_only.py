@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from support import sample_images
+from support import sample_images, small_network
 
 from kfp_vision.repository.version import exported_version, versions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_network_registered")]
 
 STAGES = ["check_training", "fetch_records", "train_classifier", "evaluate_classifier", "check_serving", "deploy_model"]
 FORM = {
+    "network": small_network.NAME,
     "fine_tune": "false",
     "image_size": "64",
     "train_steps": "4",
@@ -23,7 +24,7 @@ FORM = {
     "workers": "2",
     "model_name": "two-flowers",
     # So few steps teach the model nothing, but the stages after the verdict must run.
-    "advanced": '{"depth_multiplier": 0.1, "batch_norm_decay": 0.9, "beat_largest_class": false}',
+    "advanced": '{"batch_norm_decay": 0.9, "beat_largest_class": false}',
 }
 
 

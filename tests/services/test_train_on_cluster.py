@@ -16,7 +16,7 @@ from kfp_vision.preflight import checks
 from kfp_vision.storage import reading
 from kfp_vision.training import follow_job, tf_config, workers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_network_registered")]
 
 NODES = {"gpu_type": "nvidia.com/gpu", "node_selector": {}, "tolerations": []}
 

@@ -19,7 +19,7 @@ from kfp_vision.training.train import train_classifier
 LABELS = ["dark", "light"]
 NARROW = {"depth_multiplier": 0.1, "max_brightness_delta": 0.0}
 RECIPE = Recipe(
-    network="inception_v1",
+    network=small_network.NAME,
     fine_tune=False,
     checkpoint_uri="",
     train_last_layer_only=False,
@@ -62,7 +62,7 @@ def train(folders: Path, out: Path, **changes) -> tuple[dict[str, float], Path]:
     """Trains a network of three convolutions with the recipe, unless changed; returns the metrics and the model folder."""
     if "advanced" in changes:
         changes["advanced"] = Advanced.parse(changes["advanced"])
-    recipe = replace(RECIPE, **{"network": small_network.NAME} | changes)
+    recipe = replace(RECIPE, **changes)
     paths = {"model": out / "model", "events": out / "events", "page": out / "page.html"}
     with small_network.registered():
         reached = train_classifier(recipe, folders / "train", folders / "validation", folders / "labels", **paths)

@@ -3,8 +3,10 @@
 Most of the time of a short training goes to tracing the step and the export, layer by layer.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from kfp_vision.networks import NETWORKS, Network
@@ -47,9 +49,17 @@ SMALL = SmallNetwork(NAME, builder="", image_size=32, has_widths=True)
 
 @contextmanager
 def registered() -> Iterator[None]:
-    """Lets trainings choose it meanwhile; tests that go through all networks do not see it."""
+    """Lets trainings choose it meanwhile, here and in processes that start; tests of all networks do not see it."""
+    before, tests = os.environ.get("PYTHONPATH"), Path(__file__).parents[1]
+    folders = [tests / "support" / "with_small_network", tests, *([before] if before else [])]
+    was_there = NAME in NETWORKS
     NETWORKS[NAME] = SMALL
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, folders))
     try:
         yield
     finally:
-        del NETWORKS[NAME]
+        if not was_there:
+            del NETWORKS[NAME]
+        os.environ["PYTHONPATH"] = before or ""
+        if before is None:
+            del os.environ["PYTHONPATH"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, log_loss
-from support import damaged_records, several_labels, shade_records
+from support import damaged_records, several_labels, shade_records, small_network
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
@@ -21,7 +21,7 @@ from kfp_vision.training import sweep, workers
 from kfp_vision.training.successive_halving import Rungs
 from kfp_vision.training.trial_plan import SWEPT_FIELDS, plan_trials
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_network_registered")]
 
 FIELDS = {
     "networks": ["inception_v1", "resnet50"],
@@ -41,7 +41,7 @@ def test_a_trial_on_damaged_records_is_rejected(tmp_path, fault):
     folders = shade_records.write(tmp_path, images=8, validation=8, per_shard=4)
     change, line = damaged_records.FAULTS[fault]
     change(folders / "validation")
-    trial = {"number": 1, "network": "inception_v1", "optimizer": "adam", "batch_size": 8, "learning_rate": 0.003}
+    trial = {"number": 1, "network": small_network.NAME, "optimizer": "adam", "batch_size": 8, "learning_rate": 0.003}
     paths = (folders / "train", folders / "validation", folders / "labels")
     with pytest.raises(InputError, match=line):
         sweep.train_trial(trial, shade_records.RECIPE, *paths, model=tmp_path / "out" / "model", page=tmp_path / "page.html")
@@ -79,13 +79,13 @@ def test_random_search_over_one_rate_has_no_duplicates():
 
 @pytest.fixture(scope="module")
 def trials_run(tmp_path_factory):
-    """Runs two trials of a narrow network on dark and light noise: one learns, the loss of the other diverges."""
+    """Runs two trials of a small network on dark and light noise: one learns, the loss of the other diverges."""
     root = tmp_path_factory.mktemp("tried")
     (root / "data").mkdir()
     shade_records.write(root / "data")
     outcomes = []
     for number, rate in enumerate((0.003, 1e30), start=1):
-        trial = {"number": float(number), "network": "inception_v1", "optimizer": "sgd", "learning_rate": rate}
+        trial = {"number": float(number), "network": small_network.NAME, "optimizer": "sgd", "learning_rate": rate}
         trial |= {"optimizer": "adam"} if rate < 1 else {}
         written = json.dumps(trial | {"batch_size": 8.0})  # as by a program that writes all numbers as floats
         outcomes.append(train_trial(root, sweep.read_trial(written)))
@@ -148,7 +148,7 @@ def test_ties_in_accuracy_are_decided_by_the_smaller_loss(tmp_path):
 
 
 COMPARED = replace(shade_records.RECIPE.advanced, trial_reduction_factor=2)
-SLOW_TRIAL = {"network": "inception_v1", "optimizer": "adam", "batch_size": 8, "learning_rate": 1e-9}
+SLOW_TRIAL = {"network": small_network.NAME, "optimizer": "adam", "batch_size": 8, "learning_rate": 1e-9}
 STEPS = (8, 16, 24)  # of the rungs: an eighth, a quarter and a half of 40 steps, at the next of the five validations
 
 
@@ -259,7 +259,7 @@ def test_a_sweep_without_a_successful_trial_is_rejected_in_one_line(trials_run, 
 def test_trials_on_several_labels_are_compared_by_mean_average_precision(tmp_path):
     folders = several_labels.write_records(tmp_path, images=32, validation=16)
     for number, rate in enumerate((0.003, 1e30), start=1):
-        trial = {"number": number, "network": "inception_v1", "optimizer": "adam" if rate < 1 else "sgd", "batch_size": 8}
+        trial = {"number": number, "network": small_network.NAME, "optimizer": "adam" if rate < 1 else "sgd", "batch_size": 8}
         recipe = replace(shade_records.RECIPE, train_steps=20)
         paths = (folders / "train", folders / "validation", folders / "labels")
         outputs = {"model": tmp_path / str(number), "page": tmp_path / f"{number}.html"}
