@@ -232,7 +232,8 @@ def test_an_image_with_another_version_is_not_built(engine, image):
 def test_the_cpu_image_is_small_and_has_no_build_files(engine, image):
     (info,) = json.loads(engine.run("inspect", image))
     assert info["Size"] <= MAX_BYTES
-    assert engine.run("run", "--rm", "--network=none", image, "ls", "/opt").split() == ["venv"]
+    filled = ["find", "/opt", "-mindepth", "1", "-maxdepth", "1", "!", "-empty"]  # a builder's own mounts leave empty folders
+    assert engine.run("run", "--rm", "--network=none", image, *filled).split() == ["/opt/venv"]
 
 
 def test_every_stage_runs_in_the_image(run):

@@ -421,7 +421,7 @@ def test_waits_for_a_web_server(no_credentials, open_rclone, capsys):
 
 
 def test_concurrent_readers_log_each_retry_once(place, monkeypatch, capsys):
-    """48 waiting threads log as few lines as one: a line for each pause of a tenth of a second, doubled once."""
+    """48 waiting threads log as few lines as one: a line for each pause of a tenth of a second, and then of longer ones."""
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.1)
     uri = place.bucket({f"{number:03}.jpg": b"%d" % number for number in range(200)})
     with fault_proxy.outage(place.port, after=60, seconds=4 * OUTAGE_SECONDS) as line:
@@ -429,7 +429,7 @@ def test_concurrent_readers_log_each_retry_once(place, monkeypatch, capsys):
         read = {item.name: encoded for item, encoded in reading.read_all(reading.walk(uri))}
     assert read == {f"{number:03}.jpg": b"%d" % number for number in range(200)}
     assert line.fates["gone"]
-    assert 3 < len(retry_lines(capsys.readouterr().out)) < 24
+    assert 2 <= len(retry_lines(capsys.readouterr().out)) < 24
 
 
 PUBLISH = """
