@@ -171,7 +171,7 @@ def test_both_dockerfiles_of_the_stages_share_the_steps_that_install_the_library
 
 def test_the_server_installs_the_library_by_the_same_steps_as_the_stages():
     parts = [
-        file.read_text(encoding="utf-8").partition("AS library")[2].partition("\nFROM ${BASE} AS installed\n")[0]
+        file.read_text(encoding="utf-8").partition("AS library")[2].partition("\nFROM packages AS installed\n")[0]
         for file in DOCKERFILES
     ]
     assert "--prefix /opt/library" in parts[0]
