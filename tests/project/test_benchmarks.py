@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from support import colour_model, odd_images, sample_images
+from support import colour_model, odd_images, sample_images, small_network
 from support.model_servers import program
 
 from benchmarks import (
@@ -175,13 +175,13 @@ def test_what_a_worker_sends_at_a_step_is_the_gradients_once_and_little_else(tmp
     assert min(calls) >= 2 and sum(calls) < 20  # besides those of the steps, the first worker is asked whether it lives
 
 
+@pytest.mark.usefixtures("small_network_registered")
 def test_the_wait_for_a_slow_disk_is_measured_after_the_warm_up(tmp_path, monkeypatch):
     sample_images.pictures(tmp_path / "data" / "flower_photos", classes=2, each=3)
     monkeypatch.setenv("KFP_VISION_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(training_stage, "WARM_UP", 1)
     recipe = training_stage.recipe(2)
-    narrow = replace(recipe.advanced, depth_multiplier=0.1)
-    recipe = replace(recipe, image_size=64, train_steps=6, advanced=narrow)
+    recipe = replace(recipe, network=small_network.NAME, image_size=64, train_steps=6)
     training_stage.prepare(tmp_path)
     waits = []
     for latency, name in ((0.0, "fast"), (1.0, "slow")):

@@ -163,10 +163,9 @@ def test_the_keras_file_loads_without_this_library(trained, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["inception_v1", "googlenet"])
-def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_path, network):
+def test_bfloat16_trains_on_float32_weights_and_exports_float32(folders, tmp_path):
     advanced = NARROW | {"precision": "bfloat16"}
-    reached, model = train(folders, tmp_path, network=network, advanced=advanced, train_steps=3)
+    reached, model = train(folders, tmp_path, network="inception_v1", advanced=advanced, train_steps=3)
     assert np.isfinite(reached["loss"])
     exported = keras.saving.load_model(model / "classifier.keras")
     assert {weight.dtype for weight in exported.weights} == {"float32"}
