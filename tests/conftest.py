@@ -41,6 +41,7 @@ LONGEST = (
     "pipelines/test_release.py",
     "unit/deployment/test_deploy.py",
     "unit/networks/test_pretrained.py",
+    "unit/training/test_optimizers.py",
     "browser/test_why.py",
     "unit/training/test_several_labels.py",
     "services/test_bad_requests.py",
