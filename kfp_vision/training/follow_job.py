@@ -257,21 +257,30 @@ class JobFollower:
         """
         if self._is_over:
             print(f"leaves {self._name}, which is over", flush=True)
-        else:
+            return
+        try:
             self._delete(line)
+        except InputError:
+            self._name_what_stays()
 
     def _delete(self, line: str) -> None:
         """Deletes the job, and says so; one that must not be deleted is named, since its end is not the error to tell.
 
         Args:
             line: to print, with `{}` for the job.
+
+        Raises:
+            InputError: the cluster does not answer; the next look tries again.
         """
         try:
             self._client.delete(self._name)
             print(line.format(self._name), flush=True)
-        except InputError:
-            command = f"kubectl -n {self._client.namespace} delete {self._job['kind'].lower()} {self._name}"
-            print(f"warning: {self._name} goes on, and must be deleted by hand: {command}", flush=True)
+        except AccessError:
+            self._name_what_stays()
+
+    def _name_what_stays(self) -> None:
+        command = f"kubectl -n {self._client.namespace} delete {self._job['kind'].lower()} {self._name}"
+        print(f"warning: {self._name} goes on, and must be deleted by hand: {command}", flush=True)
 
     def _look(self) -> bool | None:
         """Looks once; returns whether the job is done, and None while it runs."""

@@ -26,7 +26,7 @@ from kfp_vision.training.recipe import Recipe
 HISTORY_ROWS = 60
 MAX_QUEUED_STEPS = 8  # steps that may wait for the GPU; each keeps its batch in memory
 IMAGE_DIMENSIONS = 4  # of a batch of images; features have fewer
-SEEDS = 1 << 32  # more than any seed of Keras
+SEEDS = 1 << 32  # more than Keras draws from; it takes them modulo 2^31 - 2, so that those of two devices differ by 4
 VALIDATIONS_PER_TRAINING = 5  # per training, including the last step's, unless validate_every_steps is set
 
 HistoryRow = dict[str, float]
@@ -294,6 +294,8 @@ class Trainer:
 
         The first device of the chief, whose state is kept, draws what a single device would.
         """
+        if self.strategy.num_replicas_in_sync == 1:
+            return
         rank, workers = devices.rank_and_size()
         first = rank * self.strategy.num_replicas_in_sync // workers
         for variable in self.model.non_trainable_variables:

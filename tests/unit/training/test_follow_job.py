@@ -274,6 +274,21 @@ def test_why_a_job_cannot_start_is_the_error_although_it_must_not_be_deleted(clu
     assert BY_HAND in capsys.readouterr().out
 
 
+def test_a_job_that_cannot_start_is_deleted_although_the_cluster_is_away_at_first(cluster, capsys, monkeypatch):
+    cluster.warn("Pod", "shades-1-node-0-1-abcde", "FailedScheduling", "no node has a GPU")
+    delete, away = JobClient.delete, [UnreachableError("the cluster must answer", "HTTP 503", "Try again.")]
+
+    def is_away_at_first(client: JobClient, name: str) -> None:
+        if away:
+            raise away.pop()
+        delete(client, name)
+
+    monkeypatch.setattr(JobClient, "delete", is_away_at_first)
+    with pytest.raises(InputError, match="no node has a GPU"):
+        follow(cluster)
+    assert not cluster.jobs and BY_HAND not in capsys.readouterr().out
+
+
 def test_a_full_quota_and_a_queue_are_waited_for(cluster, capsys):
     cluster.warn("Job", "shades-1-node-0", "FailedCreate", 'pods "x" is forbidden: exceeded quota: gpus')
 
