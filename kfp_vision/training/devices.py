@@ -126,12 +126,22 @@ def distribute_batches(spread: tf.distribute.Strategy, batches: Callable[[tuple[
     if devices == 1:
         yield from copy_ahead(batches((0, 1)), FIRST_GPU) if count_gpus() else batches((0, 1))
         return
-    rank, workers = rank_and_size()
-    first = rank * devices // workers
-    streams = [batches((place, devices)) for place in range(first, first + devices // workers)]
+    own = own_devices(spread)
+    streams = [batches((place, devices)) for place in own]
     for slices in zip(*streams, strict=True):
         parts = zip(*(tf.nest.flatten(one) for one in slices), strict=True)
-        yield tf.nest.pack_sequence_as(slices[0], [_one_per_device(spread, values, first) for values in parts])
+        yield tf.nest.pack_sequence_as(slices[0], [_one_per_device(spread, values, own.start) for values in parts])
+
+
+def own_devices(spread: tf.distribute.Strategy) -> range:
+    """Returns the numbers of this worker's devices among those of all workers.
+
+    Args:
+        spread: the distribution strategy.
+    """
+    rank, workers = rank_and_size()
+    each = spread.num_replicas_in_sync // workers
+    return range(rank * each, (rank + 1) * each)
 
 
 def copy_ahead(batches: Iterator[Any], device: str) -> Iterator[Any]:

@@ -296,11 +296,10 @@ class Trainer:
         """
         if self.strategy.num_replicas_in_sync == 1:
             return
-        rank, workers = devices.rank_and_size()
-        first = rank * self.strategy.num_replicas_in_sync // workers
+        own = devices.own_devices(self.strategy)
         for variable in self.model.non_trainable_variables:
             if variable.name == "seed_generator_state":
-                for device, state in enumerate(self.strategy.experimental_local_results(variable.value), first):
+                for device, state in zip(own, self.strategy.experimental_local_results(variable.value), strict=True):
                     seed, drawn = state.numpy()
                     state.assign([seed % SEEDS + device * SEEDS, drawn])
 
