@@ -13,7 +13,7 @@ IMAGE_SIZE = 64  # pixels
 LABELS = ["bellcup", "globelet"]
 
 
-class SmallNetwork(Network):
+class RandomFilters(Network):
     """One layer of random filters."""
 
     def build(self, classes: int, *, image_size: int = 0, fast: bool = True, **options: Any) -> Any:
@@ -26,10 +26,10 @@ class SmallNetwork(Network):
         return keras.Model(pixels, keras.layers.Dense(classes)(keras.layers.Dropout(0.2)(features)))
 
 
-SMALL = SmallNetwork("small", builder="")
+FILTERS = RandomFilters("random_filters", builder="")
 
 
-def write_model(folder: Path, network: Network = SMALL, **shape: float) -> Path:
+def write_model(folder: Path, network: Network = FILTERS, **shape: float) -> Path:
     """Writes the model folder, with the same weights each time; the shape holds further options of the network."""
     from kfp_vision.core.frameworks import keras
 

@@ -50,16 +50,11 @@ SMALL = SmallNetwork(NAME, builder="", image_size=32, has_widths=True)
 @contextmanager
 def registered() -> Iterator[None]:
     """Lets trainings choose it meanwhile, here and in processes that start; tests of all networks do not see it."""
-    before, tests = os.environ.get("PYTHONPATH"), Path(__file__).parents[1]
-    folders = [tests / "support" / "with_small_network", tests, *([before] if before else [])]
-    was_there = NAME in NETWORKS
-    NETWORKS[NAME] = SMALL
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, folders))
-    try:
+    import pytest  # not in the processes that only register it
+
+    tests = Path(__file__).parents[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, NAME, SMALL)
+        patch.setenv("PYTHONPATH", str(tests), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(tests / "support" / "with_small_network"), prepend=os.pathsep)
         yield
-    finally:
-        if not was_there:
-            del NETWORKS[NAME]
-        os.environ["PYTHONPATH"] = before or ""
-        if before is None:
-            del os.environ["PYTHONPATH"]

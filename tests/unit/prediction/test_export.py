@@ -65,7 +65,7 @@ def test_both_engines_answer_sigmoids_with_and_without_maps(version):
 
 
 def test_the_thresholds_make_a_model_folder_one_of_several_labels(tmp_path):
-    network, labels = embedding_model.SMALL, embedding_model.LABELS
+    network, labels = embedding_model.FILTERS, embedding_model.LABELS
     shape = {"image_size": 16}
     settings = {"network": network.name, "model_name": "flowers", **shape}
     model = network.build(len(labels), **shape)

@@ -1,7 +1,6 @@
 """Training on images with several labels or none: batches, the model folder, the recipe's options and where it may start."""
 
 import json
-import re
 
 import keras
 import numpy as np
@@ -125,10 +124,10 @@ def test_the_page_shows_the_curves_of_several_labels(trained):
 @pytest.mark.slow
 def test_the_head_alone_is_trained_on_features_with_all_options(folders, tmp_path, capsys):
     advanced = NARROW | {"class_weights": "balanced", "label_smoothing": 0.1, "flip": True}
-    changes = {"train_last_layer_only": True, "train_steps": 20, "advanced": advanced}
+    changes = {"train_last_layer_only": True, "train_steps": 200, "learning_rate": 0.03, "advanced": advanced}
     reached, _ = train(folders, tmp_path, **changes)
     assert np.isfinite(reached["validation_mean_average_precision"])
-    assert re.search(r"thresholds of [23] labels on 40 validation images", capsys.readouterr().out)
+    assert "thresholds of 3 labels on 40 validation images" in capsys.readouterr().out
     train(folders, tmp_path / "whole", train_steps=4, advanced=NARROW | {"head_steps": 5})
     assert "trained the classification head alone for 5 steps first" in capsys.readouterr().out
 

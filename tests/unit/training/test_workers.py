@@ -21,7 +21,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.training import devices, tf_config
 from kfp_vision.training.checkpointing import CheckpointFolder, TrainingState
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_network_registered")]
 
 CHANGES = {
     "fine_tune": False,
@@ -113,12 +113,6 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _registered():
-    with small_network.registered():
-        yield
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = shade_records.write(tmp_path_factory.mktemp("records"))
@@ -162,10 +156,7 @@ def test_two_devices_learn_the_weights_of_one(folders, single_process, tmp_path)
 
 def test_each_device_drops_units_of_its_own():
     """Keras starts all with one seed. What is kept is the state of the first: the others' follow from it."""
-    tests = Path(__file__).parents[2]
-    printed = subprocess.run(
-        [sys.executable, "-c", DROPPED], env=os.environ | {"PYTHONPATH": str(tests)}, capture_output=True, text=True, check=True
-    ).stdout
+    printed = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, check=True).stdout
     found = json.loads(printed.splitlines()[-1])
     assert found["masks"][0] != found["masks"][1]
     assert found["kept"] == [[7, 2]]
