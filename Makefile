@@ -16,8 +16,8 @@ WORKERS ?= $(if $(CI),3,2)
 
 # A short training from random weights, on pictures drawn on the spot: what a laptop without a network can do.
 DEMO := -p images_uri=sample -p fine_tune=false -p gpu_count=0 -p model_name=sample-flowers \
-	-p image_size=80 -p train_steps=480 -p optimizer=adam -p learning_rate=0.001 -p learning_rate_schedule=cosine \
-	-p deploy_to=$(REPOSITORY)
+	-p image_size=80 -p batch_size=32 -p train_steps=240 -p optimizer=adam -p learning_rate=0.001 \
+	-p learning_rate_schedule=cosine -p deploy_to=$(REPOSITORY)
 
 # Without `--format docker` podman leaves the health check out.
 BUILD = $(BUILDER) build $(if $(findstring podman,$(BUILDER)),--format docker) $(KFP_VISION_BUILD_OPTIONS) \

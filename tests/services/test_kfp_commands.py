@@ -200,16 +200,19 @@ def test_lists_and_deletes_a_pipeline_and_its_versions(kubeflow, run_successfull
     assert deleted == ["pipelines/PIPELINE_ID/versions/VERSION_ID", "pipelines/PIPELINE_ID"]
 
 
+def fields_of_the_demo() -> dict[str, Any]:
+    demo = re.search(r"^DEMO := (.*?)$(?<!\\)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert demo
+    typed = [word for word in shlex.split(demo[1].replace("\\\n", " ")) if "=" in word and "REPOSITORY" not in word]
+    fields = commands.parse_assignments(typed, run.form_fields(image_classification))
+    del fields["model_name"]
+    return fields
+
+
 def test_the_first_run_trains_as_the_demo_does(kubeflow, folder, run_successfully):
     run_successfully(*FIRST)
     request = kubeflow.only_post("runs").content
-    demo = re.search(r"^DEMO := (.*?)$(?<!\\)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert demo
-    fields = run.form_fields(image_classification)
-    typed = [word for word in shlex.split(demo[1].replace("\\\n", " ")) if "=" in word and "REPOSITORY" not in word]
-    expected = commands.parse_assignments(typed, fields)
-    del expected["model_name"]
-    assert request["runtime_config"]["parameters"] == expected
+    assert request["runtime_config"]["parameters"] == fields_of_the_demo()
     assert request["pipeline_spec"]["pipeline_spec"] == next(yaml.safe_load_all((folder / YAML).read_text(encoding="utf-8")))
 
 
@@ -297,12 +300,11 @@ def test_other_values_need_no_quotes(kubeflow, run_successfully, argument, value
     assert (sent, type(sent)) == (value, type(value))
 
 
-def test_the_program_starts_a_run(kubeflow, run_successfully):
+def test_the_program_trains_as_the_demo_does(kubeflow, run_successfully):
     program = find_program("client.create_run_from_pipeline_package(")
     printed = run_successfully(sys.executable, "-c", program.replace(HOST, kubeflow.address))
     request = kubeflow.only_post("runs").content
-    fields = {"images_uri": "sample", "fine_tune": False, "gpu_count": 0, "image_size": 80, "train_steps": 480}
-    assert request["runtime_config"]["parameters"] == fields
+    assert request["runtime_config"]["parameters"] == fields_of_the_demo()
     assert (request["display_name"], printed.splitlines()[-1]) == ("from-python", "r1")
 
 
