@@ -179,6 +179,8 @@ class Advanced:
         label_smoothing: share of each label that is spread over all classes; where images have several, towards one half.
         precision: compute type: `bfloat16`, `float32`, or `auto` for what suits the hardware.
         layers_to_freeze: prefixes of layer names, such as `Conv2d,Mixed_3`, whose layers are not trained.
+        train_last_blocks_only: train only the layers from the last halving of the resolution on, such as EfficientNet-Lite0's
+            last five blocks; those before stay as in the checkpoint.
         freeze_batch_norm: keep the statistics, scales and shifts of batch norm as the checkpoint has them.
         head_steps: steps of the classification head alone before all layers train, on embeddings computed once, at ten times
             the learning rate; 0 for none.
@@ -280,6 +282,7 @@ class Advanced:
     label_smoothing: float = 0.0
     precision: str = "auto"
     layers_to_freeze: str = ""
+    train_last_blocks_only: bool = False
     freeze_batch_norm: bool = False
     head_steps: int = 0
     moving_average_decay: float = 0.0

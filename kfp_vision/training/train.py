@@ -50,6 +50,7 @@ from kfp_vision.training.trainer import (
     Trainer,
     build_network,
     freeze_batch_norm,
+    freeze_first_blocks,
     freeze_layers,
 )
 
@@ -226,6 +227,8 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
         suffix = (", with its classification head" if several else "") if complete else ", with a new classification head"
         print(redact(f"starts from {recipe.checkpoint_uri}{suffix}"), flush=True)
     freeze_layers(network, recipe.advanced.layers_to_freeze)
+    if recipe.advanced.train_last_blocks_only:
+        freeze_first_blocks(network)
     if recipe.advanced.freeze_batch_norm:
         freeze_batch_norm(network)
     return network

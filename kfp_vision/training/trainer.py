@@ -531,6 +531,25 @@ def freeze_layers(model: Any, layers_to_freeze: str) -> int:
     return len(frozen)
 
 
+def freeze_first_blocks(model: Any) -> int:
+    """Freezes the layers before the last halving of the resolution, including their batch norm statistics.
+
+    Args:
+        model: Keras model to change, from images to logits.
+
+    Returns:
+        The number of layers with weights that were frozen.
+    """
+    weighted = [layer for layer in model.layers if layer.weights]
+    rows = [layer.output.shape[1] if len(layer.output.shape) == IMAGE_DIMENSIONS else 1 for layer in weighted]
+    fewest = next(layer.output.shape[1] for layer in reversed(weighted) if len(layer.output.shape) == IMAGE_DIMENSIONS)
+    # Squeeze-and-excite has layers of one row in all blocks.
+    frozen = weighted[: max((number for number, count in enumerate(rows) if count not in (fewest, 1)), default=-1) + 1]
+    for layer in frozen:
+        layer.trainable = False
+    return len(frozen)
+
+
 def freeze_batch_norm(model: Any) -> int:
     """Freezes batch norm: its statistics, scales and shifts stay those of the checkpoint.
 

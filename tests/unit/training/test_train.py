@@ -529,8 +529,12 @@ def is_batch_norm(layer: keras.Layer) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "is_frozen"),
-    [({"layers_to_freeze": "block_0, block_1"}, is_of_the_first_blocks), ({"freeze_batch_norm": True}, is_batch_norm)],
-    ids=["by name prefix", "batch norm"],
+    [
+        ({"layers_to_freeze": "block_0, block_1"}, is_of_the_first_blocks),
+        ({"train_last_blocks_only": True}, is_of_the_first_blocks),
+        ({"freeze_batch_norm": True}, is_batch_norm),
+    ],
+    ids=["by name prefix", "the first blocks", "batch norm"],
 )
 def test_frozen_layers_stay_as_in_the_checkpoint(folders, tmp_path, settings, is_frozen):
     advanced = NARROW | settings | {"export": "last"}
@@ -570,6 +574,24 @@ def test_invalid_layers_to_freeze_are_rejected(prefixes, message):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
     with pytest.raises(InputError, match=message):
         trainer.freeze_layers(model, prefixes)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("efficientnet_lite0", "blocks.11.depthwise_conv"),
+        ("mobilenet_v3_large", "expanded_conv_12_depthwise"),  # has squeeze-and-excite, of one row in all blocks
+        ("vgg16", "block5_conv1"),  # pools its last feature map once more
+        ("convnext_tiny", "convnext_tiny_downsampling_block_2"),  # has a layer after the pool
+    ],
+)
+@pytest.mark.parametrize("image_size", [32, 96])
+def test_the_last_blocks_begin_with_the_last_halving_of_the_resolution(name, first, image_size):
+    model = NETWORKS[name].build(2, image_size=image_size)
+    weighted = [layer for layer in model.layers if layer.weights]
+    frozen = trainer.freeze_first_blocks(model)
+    assert weighted[frozen].name == first
+    assert [layer.trainable for layer in weighted] == [False] * frozen + [True] * (len(weighted) - frozen)
 
 
 def test_features_are_traced_once_though_the_last_batch_is_smaller(tmp_path, folders, monkeypatch):
