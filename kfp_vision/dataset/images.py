@@ -57,6 +57,7 @@ MAX_JPEG_SIDE = 65_500  # pixels; a limit of libjpeg
 LOSSLESS_FORMATS = ("PNG", "GIF", "BMP")
 PNG_EFFORT = 1  # of zlib, for re-encoded PNGs; more takes several times as long for files a tenth smaller
 PNG_BITS = 24  # place of the bits per channel in a PNG
+GREY_AND_ALPHA = "LA;16B"  # Pillow's name for the pixels of a PNG of grey and alpha with 16 bits each
 MAX_PLAIN_PIXELS = 4_000_000  # of a PPM in digits, which takes Pillow a second per million
 NEW_SUBFILE_TYPE, DNG_VERSION = 254, 50706  # tags of TIFF 6.0 (1: a reduced image) and of DNG 1.7
 WHITE_LEVELS = tuple((1 << bits) - 1 for bits in (8, 10, 12, 14, 16))
@@ -350,7 +351,7 @@ def _scale_levels(image: Image.Image, encoded: bytes) -> Image.Image:
     alpha = None
     if image.mode in ("RGBA", "LA"):
         alpha = (levels[..., -1] >> 8).astype(np.uint8)
-        colours = levels[..., :-1] if image.mode == "RGBA" else levels[..., 0]
+        colours = levels[..., :-1] if levels.shape[-1] > 2 else levels[..., 0]
         scaled = _scale(colours, 0, _full_scale(colours[alpha > 0]))
     elif levels.ndim == 3:
         scaled = _scale(levels[..., :3], 0, _full_scale(levels[..., :3]))
@@ -403,7 +404,7 @@ def _read_colours(image: Image.Image, encoded: bytes) -> npt.NDArray[np.uint16]:
     high = np.asarray(image).astype(np.uint16)
     with Image.open(io.BytesIO(encoded), formats=(image.format or "",)) as again:
         assert isinstance(again, ImageFile.ImageFile)
-        if again.mode == "LA":
+        if again.tile[0].args == GREY_AND_ALPHA:  # whether Pillow calls the image LA or, as it does, RGBA
             again._mode = "RGBA"  # the two bytes of each channel
             again.tile = [tile._replace(args="RGBA") for tile in again.tile]
             both = np.asarray(again).astype(np.uint16)

@@ -37,6 +37,7 @@ EVERYWHERE = {
     "colour PNG of 16 bits": (odd_images.deep("png", 3, bits=16), SCENE),
     "opaque PNG of 12 bits in 16 with alpha": (odd_images.deep("png", 4), SCENE),
     "transparent PNG of 12 bits in 16": (odd_images.deep_transparent(), SCENE),
+    "transparent grey PNG of 12 bits in 16": (odd_images.deep_grey_and_alpha(), SCENE),
     "turned photograph": (odd_images.turned(), SCENE),
     "turned PNG": (odd_images.turned("PNG"), SCENE),
     "CMYK photograph": (odd_images.cmyk(), SCENE),

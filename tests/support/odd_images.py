@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -100,6 +101,20 @@ def deep_transparent() -> bytes:
     hidden = np.where(grey == grey.max(), 0, grey).astype(np.uint16)
     alpha = np.where(grey == grey.max(), 0, 65535).astype(np.uint16)
     return cv2.imencode(".png", np.dstack([hidden] * 3 + [alpha]))[1].tobytes()
+
+
+def deep_grey_and_alpha(bits: int = 12) -> bytes:
+    """Encodes the scene as 16-bit grey with alpha, its white transparent on black, which neither OpenCV nor Pillow writes."""
+    grey = levels(bits)
+    hidden, alpha = np.where(grey == grey.max(), 0, grey), np.where(grey == grey.max(), 0, 65535)
+    rows = np.dstack([hidden, alpha]).astype(">u2")
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 4, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
 
 
 def turned(kind: str = "JPEG") -> bytes:

@@ -487,6 +487,7 @@ CASES = {
         *((odd_images.deep(kind, 3, bits), None) for kind in ("png", "tif", "ppm") for bits in (12, 16)),
         (odd_images.deep("png", 4), None),
         (odd_images.deep("tif", 4), None),
+        *((odd_images.deep_grey_and_alpha(bits), None) for bits in (12, 16)),
         (odd_images.netpbm(4095, "P6"), None),
     ],
     "CMYK": [
