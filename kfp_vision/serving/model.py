@@ -1,6 +1,7 @@
 """A served model: answers with the newest version of its repository that loads, and searches the index next to it."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,7 @@ class ServedClassifier(Model):
         loaded = self._loaded  # one version for the whole request, even if a new one is picked up meanwhile
         is_v2 = isinstance(payload, InferRequest)
         self._check_version(loaded, payload.model_version if is_v2 else payload.version)
-        request = protocols.parse_predict_request(payload)
-        self._check_size(loaded, len(request.images))
+        request = protocols.parse_predict_request(payload, partial(self._check_size, loaded))
         if response_headers is not None:
             response_headers[FINGERPRINT_HEADER] = loaded.version.fingerprint
         answers = await loaded.classify(request.images)
@@ -154,8 +154,7 @@ class ServedClassifier(Model):
         if not loaded.has_maps:
             rule = f"version {loaded.version.number} of {self.name} must have class activation maps to explain its answers"
             raise NotExplained(f"{rule}; got none. Train it again with this release, and any network but convnext_tiny.")
-        request = protocols.parse_explain_request(payload, loaded.version.labels)
-        self._check_size(loaded, len(request.predict.images))
+        request = protocols.parse_explain_request(payload, loaded.version.labels, partial(self._check_size, loaded))
         if headers is not None:
             headers[FINGERPRINT_HEADER] = loaded.version.fingerprint
         answers = await loaded.explain(request.predict.images, request.choose, lay_over=request.overlay)
@@ -196,8 +195,7 @@ class ServedClassifier(Model):
         """
         searched = self.required_index()
         self._check_version(searched.loaded, payload.version)
-        request = protocols.parse_search_request(payload)
-        self._check_size(searched.loaded, len(request.images))
+        request = protocols.parse_search_request(payload, partial(self._check_size, searched.loaded))
         try:
             answers = await searched.nearest(request.images, request.top_k, request.label)
         except InputError as error:

@@ -1,6 +1,7 @@
 """Parses requests and builds responses of KServe's V1 protocol, the Open Inference Protocol (V2) and image search."""
 
 import base64
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ MAX_EXPLAINED_CLASSES = 10  # of an image
 MAX_OVERLAYS = 64  # of a request: 20 MB, if each image is a noise that JPEG cannot pack
 MAP_DIGITS = 4  # of a map's values after the point; logits are of the order of ten
 Parsed = TypeVar("Parsed")
+CheckSize = Callable[[int], None]  # refuses a number of images, before any of them is read: millions would take minutes
 
 
 INSTANCES, INPUTS = "instances", "inputs"  # TF-Serving's row and column format
@@ -63,11 +65,12 @@ class PredictRequest:
     in_columns: bool = False
 
 
-def parse_predict_request(payload: V1Request | InferRequest) -> PredictRequest:
+def parse_predict_request(payload: V1Request | InferRequest, check_size: CheckSize) -> PredictRequest:
     """Parses a prediction request.
 
     Args:
         payload: a V1 or a V2 request.
+        check_size: raises an InvalidInput for too many images.
 
     Returns:
         The request.
@@ -76,8 +79,8 @@ def parse_predict_request(payload: V1Request | InferRequest) -> PredictRequest:
         InvalidInput: it follows neither protocol, or asks for something impossible.
     """
     if isinstance(payload, InferRequest):
-        return PredictRequest(_v2_images(payload), _top_k(to_http_parameters(payload.parameters or {}).get(TOP_K)))
-    images = _v1_instances(payload.body, read_image)
+        return PredictRequest(_v2_images(payload, check_size), _top_k(to_http_parameters(payload.parameters or {}).get(TOP_K)))
+    images = _v1_instances(payload.body, read_image, check_size)
     return PredictRequest(images, _top_k(payload.body.get(TOP_K)), INPUTS in payload.body)
 
 
@@ -96,11 +99,12 @@ class SearchRequest:
     label: str
 
 
-def parse_search_request(payload: V1Request) -> SearchRequest:
+def parse_search_request(payload: V1Request, check_size: CheckSize) -> SearchRequest:
     """Parses a search request.
 
     Args:
         payload: a V1 request, in which an instance may also be `{"id": "..."}` with the id of a hit.
+        check_size: as of `parse_predict_request`.
 
     Returns:
         The request.
@@ -108,7 +112,7 @@ def parse_search_request(payload: V1Request) -> SearchRequest:
     Raises:
         InvalidInput: it does not follow the protocol, or asks for something impossible.
     """
-    images = _v1_instances(payload.body, _query)
+    images = _v1_instances(payload.body, _query, check_size)
     top_k, label = _top_k(payload.body.get(TOP_K)) or DEFAULT_HITS, payload.body.get(LABEL, "")
     if top_k > MAX_NEAREST:
         raise InvalidInput(f"{TOP_K} of a search must be at most {MAX_NEAREST}; got {top_k}. Ask for fewer.")
@@ -136,12 +140,13 @@ class ExplainRequest:
         return [self.number] if self.number is not None else _best(prediction, self.predict.top_k or 1)
 
 
-def parse_explain_request(payload: V1Request, labels: Sequence[str]) -> ExplainRequest:
+def parse_explain_request(payload: V1Request, labels: Sequence[str], check_size: CheckSize) -> ExplainRequest:
     """Parses a request for class activation maps.
 
     Args:
         payload: a V1 request.
         labels: names of the classes, by number.
+        check_size: as of `parse_predict_request`.
 
     Returns:
         The request.
@@ -149,7 +154,7 @@ def parse_explain_request(payload: V1Request, labels: Sequence[str]) -> ExplainR
     Raises:
         InvalidInput: it does not follow the protocol, or asks for something impossible.
     """
-    predict, label = parse_predict_request(payload), payload.body.get(LABEL)
+    predict, label = parse_predict_request(payload, check_size), payload.body.get(LABEL)
     if predict.top_k > MAX_EXPLAINED_CLASSES:
         rule = f"{TOP_K} of an explanation must be at most {MAX_EXPLAINED_CLASSES}"
         raise InvalidInput(f"{rule}; got {predict.top_k}. Ask for fewer, or for one class by its {LABEL}.")
@@ -425,7 +430,7 @@ def _top_k_tensors(predictions: Sequence[Prediction | None], version: Version, t
     return tensors
 
 
-def _v1_instances(body: Any, parse: Callable[[Any, str], Parsed]) -> list[Parsed]:
+def _v1_instances(body: Any, parse: Callable[[Any, str], Parsed], check_size: CheckSize) -> list[Parsed]:
     """Parses each instance of a V1 body: rows, `{"instances": [{"b64": "..."}]}`, or columns, `{"inputs": {"b64": "..."}}`."""
     if not isinstance(body, dict) or (INSTANCES in body) == (INPUTS in body):
         raise _invalid_v1("both" if isinstance(body, dict) and INPUTS in body else instances.describe(body))
@@ -438,6 +443,7 @@ def _v1_instances(body: Any, parse: Callable[[Any, str], Parsed]) -> list[Parsed
     is_numbers = isinstance(rows, list) and len(rows) > 1 and all(isinstance(row, int | float) for row in rows)
     if not isinstance(rows, list) or not rows or is_numbers:
         raise _invalid_v1(f"{name} that hold {'an empty list' if rows == [] else instances.describe(rows)}")
+    check_size(len(rows))
     return [parse(instance, f"{name}[{number}]") for number, instance in enumerate(rows)]
 
 
@@ -452,20 +458,25 @@ def _query(instance: Any, place: str) -> bytes | IndexedImage | Rejected:
     return read_image(instance, place)
 
 
-def _v2_images(request: InferRequest) -> list[bytes | Rejected]:
+def _v2_images(request: InferRequest, check_size: CheckSize) -> list[bytes | Rejected]:
     """Decodes the images of the first tensor: base64 in JSON, or bytes or base64 in a binary tensor."""
     tensor = request.inputs[0] if request.inputs else None
     if tensor is None or tensor.datatype != BYTES:
         found = f"{format_value(tensor.name, 40)} of type {format_value(tensor.datatype, 40)}" if tensor else "no input"
         remedy = "Send image files, not their pixels."
         raise InvalidInput(f"the input must be a tensor image_bytes of type BYTES; got {found}. {remedy}")
+    if min(tensor.shape, default=0) < 0:
+        raise _wrong_shape(f"shape {tensor.shape}")
+    check_size(math.prod(tensor.shape))
     try:
-        if min(tensor.shape, default=0) < 0:
-            raise ValueError(f"shape {tensor.shape}")
         elements = list(tensor.as_numpy().ravel())
     except (struct.error, TypeError, ValueError) as error:
-        raise InvalidInput(f"the tensor must have the size of its shape; got {format_value(str(error), 200)}.") from None
+        raise _wrong_shape(str(error)) from None
     if not elements:
         raise InvalidInput("the input must hold an image; got an empty tensor.")
     name = format_value(tensor.name, 40)
     return [read_image(one, f"{name}[{number}]") for number, one in enumerate(elements)]
+
+
+def _wrong_shape(found: str) -> InvalidInput:
+    return InvalidInput(f"the tensor must have the size of its shape; got {format_value(found, 200)}.")
