@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -9,6 +10,7 @@ import orjson
 from fastapi import HTTPException, Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from kfp_vision.core.errors import format_value
 from kfp_vision.serving import instances
@@ -20,6 +22,7 @@ from kfp_vision.serving.kserve_parts import (
     InvalidInput,
     RequestedOutput,
 )
+from kfp_vision.serving.middleware import MAX_BODY_BYTES
 from kfp_vision.serving.model import MAX_IMAGES_PER_REQUEST
 from kfp_vision.serving.protocols import INSTANCES
 
@@ -27,6 +30,7 @@ LENGTH_HEADER = "inference-header-content-length"
 FILE_TYPES = ("image/", "application/octet-stream", "application/x-image")  # content types of a body that is a file
 JSON_STARTS = (b"{", b"[")
 GZIP_START = b"\x1f\x8b"
+TOO_MANY_FILES = "Too many files"  # how Starlette's error begins
 V1_EXAMPLE = 'Send {"instances": [{"b64": "..."}]}, or an image with curl -F file=@image.jpg.'
 V2_EXAMPLE = 'Send {"inputs": [{"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": ["..."]}]}.'
 
@@ -98,7 +102,12 @@ async def _read_form(request: Request, fields: Sequence[str]) -> dict[str, Any]:
     if "boundary=" not in request.headers.get("content-type", "").lower():  # a page that sets the header itself omits it
         rule = "the content type of a form must name its boundary; got multipart/form-data without one"
         raise InvalidInput(f"{rule}. Do not set the header Content-Type: the browser or the client does.")
-    form = await request.form(max_files=MAX_IMAGES_PER_REQUEST)
+    try:
+        form = await request.form(max_files=MAX_IMAGES_PER_REQUEST, max_part_size=MAX_BODY_BYTES)
+    except StarletteHTTPException as error:
+        if error.status_code != HTTPStatus.BAD_REQUEST:  # of the limits on a body
+            raise
+        raise InvalidInput(_describe_form_error(str(error.detail))) from None
     parts = form.multi_items()
     files = [await part.read() for _, part in parts if isinstance(part, UploadFile)]
     texts = [part for name, part in parts if isinstance(part, str) and name not in fields]
@@ -109,6 +118,14 @@ async def _read_form(request: Request, fields: Sequence[str]) -> dict[str, Any]:
         raise InvalidInput(f"a form must hold an image as file; got {found}. Send it with curl -F file=@image.jpg.")
     given = {name: part for name, part in parts if isinstance(part, str) and name in fields}
     return {INSTANCES: images} | given
+
+
+def _describe_form_error(found: str) -> str:
+    if found.startswith(TOO_MANY_FILES):
+        rule = f"a request must hold at most {MAX_IMAGES_PER_REQUEST} images; got a form with more files"
+        return f"{rule}. Send several requests."
+    found = format_value(found, 100).removesuffix(".")
+    return f"a form must be as RFC 7578 has it; got: {found}. Send it with curl -F file=@image.jpg."
 
 
 def _is_file(body: bytes, kind: str) -> bool:

@@ -402,7 +402,7 @@ def test_rejects_an_invalid_header_as_a_client_error(url, length):
     ("kind", "body", "reason"),
     [
         ("multipart/form-data", "x", "boundary"),
-        ("multipart/form-data; boundary=b", "x", ""),
+        ("multipart/form-data; boundary=b", "x", "a form must be as RFC 7578 has it; got: Invalid multipart data. Send"),
         ("multipart/form-data; boundary=b", "", "must hold an image as file"),
         ("multipart/form-data; boundary=b", '--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n', "as file"),
         ("image/jpeg", "x", "known format"),
@@ -411,6 +411,18 @@ def test_rejects_an_invalid_header_as_a_client_error(url, length):
 def test_rejects_an_invalid_form_with_a_reason(url, kind, body, reason):
     response = requests.post(url + PREDICT, data=body, headers={"content-type": kind}, timeout=SECONDS)
     assert reason in refusal(response)
+
+
+def test_rejects_a_form_of_too_many_files_as_a_body_of_too_many_images(url):
+    files = [("file", ("a.jpg", b"x"))] * 257
+    reason = refusal(requests.post(url + PREDICT, files=files, timeout=SECONDS))
+    assert reason.startswith("a request must hold at most 256 images; got ") and "Send several" in reason
+
+
+def test_accepts_a_form_with_base64_of_a_large_photograph(url):
+    padded = base64.b64encode(colour_model.picture("green", "JPEG") + bytes(2 * MIB)).decode()
+    response = requests.post(url + PREDICT, files={"picture": (None, padded)}, timeout=SECONDS)
+    assert names(response) == ["green"]
 
 
 def test_rejects_an_image_of_sixty_megapixels(url):
