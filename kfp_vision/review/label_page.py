@@ -5,13 +5,13 @@ The page is for one person and this machine. Whoever knows its address, which ho
 
 import csv
 import secrets
-import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kfp_vision.core import ports
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import sort_labels
 from kfp_vision.dataset import corrections, import_csv, import_files
@@ -225,15 +225,12 @@ def serve_label_page(page: LabelPage, host: str, port: int) -> None:
         port: to listen on; 0 for a free one.
 
     Raises:
-        InputError: the port is taken, or the host is not of this machine.
+        InputError: as `core.ports.bind`.
     """
     import uvicorn
 
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as reason:
-        remedy = "Choose another with --port, or 0 for a free one."
-        raise InputError("the address to serve on must be free", f"{host}:{port} ({reason.strerror})", remedy) from None
+    listening = ports.bind(host, port)
+    ports.listen(listening)
     print(f"label at http://{host}:{listening.getsockname()[1]}/{page.key}/ (Ctrl-C ends it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(page.app, log_level="warning", access_log=False))
     with page.reader:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,8 +13,8 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
 from kfp_vision.collection.settings import CollectSettings
-from kfp_vision.core import children, values
-from kfp_vision.core.errors import InputError
+from kfp_vision.core import children, ports, values
+from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.engines.choice import ENGINE_VARIABLE
 from kfp_vision.prediction import authentication
 from kfp_vision.serving import cors, find_models
@@ -66,13 +65,13 @@ def serve(
         values.check_model_name(name, "--name")
     token, origins = authentication.read_token(), cors.read_origins(cors_origins)
     find_models.find_models(path, name, index)  # fails fast, before the heavy imports
-    listening = _bind(host, port)
+    listening = ports.bind(host, port)
     if grpc_port:
-        _bind(host, grpc_port, "--grpc-port").close()
+        _check_grpc_port(host, grpc_port, listening.getsockname()[1])
     collector = _collector(collect) if collect else None
     models = _load(path, name, index, collector)
     server = _server(models, token, origins, f"{host}:{grpc_port}" if grpc_port else "", collector)
-    listening.listen()  # from now on connections are queued rather than refused
+    ports.listen(listening)  # from now on connections are queued rather than refused
     _announce(models, host, listening.getsockname()[1], grpc_port)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a person stops the server
         server.run(sockets=[listening])
@@ -128,6 +127,13 @@ def _collector(settings: CollectSettings) -> "Collector":
         telemetry.COLLECTED.labels(model, outcome).inc(number)
 
     return Collector(settings, count, telemetry.note_drift)
+
+
+def _check_grpc_port(host: str, grpc_port: int, port: int) -> None:
+    if grpc_port == port:
+        rule = "--grpc-port must be another than --port"
+        raise FieldError(rule, grpc_port, f"Choose {port + 1}, say: HTTP and gRPC each listen on their own.")
+    ports.bind(host, grpc_port, "--grpc-port").close()
 
 
 def _load(path: Path, name: str, index: Path | None, collector: "Collector | None") -> "ServedModels":
@@ -195,15 +201,3 @@ def _wait_until_ready(url: str) -> None:
     from kfp_vision.storage import http
 
     http.retrying_session().get(f"{url}/v2/health/ready", timeout=START_TIMEOUT_SECONDS).raise_for_status()
-
-
-def _bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listening.close()
-        reason = getattr(error, "strerror", None) or error
-        raise InputError("the port must be free", f"{host}:{port} ({reason})", f"Choose another one with {option}.") from None
-    return listening

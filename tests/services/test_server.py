@@ -722,6 +722,26 @@ def test_reports_a_port_in_use_in_one_line(repository):
     assert done.stderr == message
 
 
+@pytest.mark.slow
+def test_of_two_servers_that_start_at_once_one_reports_the_port_in_one_line(repository):
+    port = model_servers.free_port()
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", str(port)]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with ended(subprocess.Popen(command, **options)) as one, ended(subprocess.Popen(command, **options)) as other:
+        model_servers.until(lambda: one.poll() is not None or other.poll() is not None)
+        loser = other if one.poll() is None else one
+        assert loser.wait() == 1
+        (line,) = loser.stderr.read().splitlines()
+        assert line.startswith(f"error: the port must be free; got 127.0.0.1:{port} (Address already in use). Choose ")
+
+
+def test_http_and_grpc_cannot_have_one_port(repository):
+    port = model_servers.free_port()
+    done = serve(repository, "--port", port, "--grpc-port", port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: --grpc-port must be another than --port; got {port}. ")
+
+
 def test_reports_a_folder_without_a_model_in_one_line(tmp_path):
     done = serve(tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
