@@ -47,9 +47,29 @@ class Servicer(InferenceServicer):
 
         Raises:
             ModelNotReady: no version of the model loads.
+            NotLoaded: another version answers than the request names.
         """
         await self._check_ready(request.name)
+        self._check_version(request)
         return await super().ModelMetadata(request, context)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answers whether a model is ready.
+
+        Args:
+            request: the protocol's ModelReadyRequest.
+            context: gRPC's.
+
+        Returns:
+            A ModelReadyResponse.
+
+        Raises:
+            NotLoaded: another version answers than the request names.
+        """
+        response = await super().ModelReady(request, context)
+        if response.ready:
+            self._check_version(request)
+        return response
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Answers a prediction request.
@@ -70,6 +90,9 @@ class Servicer(InferenceServicer):
     async def _check_ready(self, name: str) -> None:
         if not await self._data_plane.model_ready(name, True):
             raise ModelNotReady(name)
+
+    def _check_version(self, request: Any) -> None:
+        self._data_plane.get_model_from_registry(request.name).check_version(request.version)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):

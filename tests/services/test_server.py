@@ -921,6 +921,9 @@ async def ask():
                 await refused(client.is_model_ready("colours", headers=(("authorization", "Bearer other"),))),
                 await refused(stub.ModelMetadata(pb.ModelMetadataRequest(name="other"), metadata=bearer)),
                 await refused(stub.RepositoryModelUnload(unload, metadata=bearer)),
+                await refused(stub.ModelReady(pb.ModelReadyRequest(name="colours", version="1"), metadata=bearer)),
+                await refused(stub.ModelReady(pb.ModelReadyRequest(name="colours", version="9"), metadata=bearer)),
+                await refused(stub.ModelMetadata(pb.ModelMetadataRequest(name="colours", version="9"), metadata=bearer)),
             ],
             "metadata": (await stub.ModelMetadata(pb.ModelMetadataRequest(name="colours"), metadata=bearer)).inputs[0].name,
         }
@@ -957,11 +960,14 @@ def test_answers_kserves_client_over_grpc(repository, tmp_path, monkeypatch):
                 "UNAUTHENTICATED",
                 "NOT_FOUND",
                 "UNIMPLEMENTED",
+                "nothing",
+                "NOT_FOUND",
+                "NOT_FOUND",
             ],
             "metadata": "image_bytes",
         }
         counted = read_metrics(url, headers=bearing(TOKEN))
-        assert counted['kfp_vision_errors_total{route="grpc",side="client"}'] == 6
+        assert counted['kfp_vision_errors_total{route="grpc",side="client"}'] == 8
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = serve(repository, "--port", 0, "--grpc-port", taken.getsockname()[1])
     assert (done.returncode, done.stdout) == (1, "") and "Choose another one with --grpc-port." in done.stderr
