@@ -51,12 +51,21 @@ def find_repositories(path: Path) -> dict[str, Path]:
         path: the directory. Hidden folders and search indexes, whose subfolders are numbered too, are skipped.
 
     Returns:
-        The repositories; none if there is no such directory.
+        The repositories, by names that JSON and a terminal can carry; none if there is no such directory.
     """
     folders = sorted(path.iterdir()) if path.is_dir() else []
     models = (folder for folder in folders if not folder.name.startswith(".") and not (folder / INDEX_FILE).exists())
-    found = {folder.name: single_repository(folder) for folder in models}
+    found = {printable(folder.name): single_repository(folder) for folder in models}
     return {name: place for name, place in found.items() if place}
+
+
+def printable(text: str) -> str:
+    """Escapes what a file name that is not UTF-8 leaves in a text, which could be neither sent nor printed.
+
+    Args:
+        text: a file name, or a message with one.
+    """
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _own_name(place: Path) -> str:

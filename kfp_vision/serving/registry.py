@@ -85,4 +85,4 @@ class ServedModels(ModelRepository):
 
 def _print_lines(lines: list[str]) -> None:
     for line in lines:
-        print(line, flush=True)
+        print(find_models.printable(line), flush=True)

@@ -864,6 +864,22 @@ def test_a_broken_model_does_not_affect_another_one(directory, tmp_path):
         model_servers.until(lambda: post(f"{url}/v1/models/notes:predict", body).status_code == 200)
 
 
+@pytest.mark.slow
+def test_a_folder_whose_name_is_not_utf_8_does_not_affect_the_others(directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")  # as a terminal has it
+    shutil.copytree(directory / "good one", os.fsdecode(os.fsencode(directory) + b"/r\xf6ses"))  # in Latin-1
+    shutil.rmtree(directory / "bad")
+    body = {"instances": [b64(colour_model.picture("green"))]}
+    with start_server(directory, tmp_path / "log") as url:
+        model_servers.until(lambda: requests.get(f"{url}/v2/health/ready", timeout=SECONDS).status_code == 200)
+        assert requests.get(f"{url}/v1/models", timeout=SECONDS).json() == {"models": ["good one", r"r\udcf6ses"]}
+        for name in ("good%20one", "r%5Cudcf6ses"):
+            assert names(post(f"{url}/v1/models/{name}:predict", body)) == ["green"]
+        for path in ("/", "/metrics"):
+            page = requests.get(url + path, headers={"Accept": "text/html"}, timeout=SECONDS)
+            assert page.status_code == 200 and "udcf6ses" in page.text
+
+
 def test_rejects_one_name_for_several_models(directory):
     done = serve(directory, "--name", "tints")
     assert done.returncode == 1
