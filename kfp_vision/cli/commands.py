@@ -526,6 +526,9 @@ def predict(options: argparse.Namespace) -> int:
 
     Returns:
         The exit code: a failure if any image was unreadable.
+
+    Raises:
+        WrongUse: --engine is given for what computes with its own.
     """
     from contextlib import ExitStack
 
@@ -543,11 +546,16 @@ def predict(options: argparse.Namespace) -> int:
         told |= {} if answer.known is None else {"known": answer.known, "known_score": answer.known_score}
         return json.dumps({"path": uri, "prediction": answer.label, "score": answer.score} | told, ensure_ascii=False)
 
+    is_file = not options.url and formats.is_exported_file(options.model)
+    if options.engine and (options.url or is_file):
+        rule = "--engine must be for a model folder or a repository"
+        remedy = "Leave it out: the format of a file says what computes." if is_file else "Give it to kfp-vision serve."
+        raise UsageError(FieldError(rule, f"{options.engine} for {options.url or options.model}", remedy))
     namer: classifier.ImageClassifier
     with ExitStack() as stack:
         if options.url:
             namer = client.ServingClient(options.url)
-        elif formats.is_exported_file(options.model):
+        elif is_file:
             from kfp_vision.exports import classify
 
             namer = classify.FileClassifier(_local_path(options.model, "Download it, or name the model repository it is from."))

@@ -72,6 +72,16 @@ REFUSED = {
         FAILED,
         "images_uri of detection must contain images with annotations; got none at {data}/one_class .3 files skipped: .*",
     ),
+    "an engine for a server": Case(
+        "predict --url http://127.0.0.1:1 --engine tensorflow photo.jpg",
+        WRONG_USE,
+        "--engine must be for a model folder or .*; got tensorflow for http://127.0.0.1:1. Give it to kfp-vision serve.",
+    ),
+    "an engine for an exported file": Case(
+        "predict --model classifier.onnx --engine openvino-int8 photo.jpg",
+        WRONG_USE,
+        "--engine must be for a model folder or .*; got openvino-int8 for classifier.onnx. Leave it out: .*",
+    ),
     "a field without a value": Case(
         "run -p train_steps", WRONG_USE, "a parameter must be .* NAME=VALUE; got train_steps. Write .*"
     ),
