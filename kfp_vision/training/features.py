@@ -16,6 +16,7 @@ from kfp_vision.training import input_pipeline
 from kfp_vision.training.padding import even_batch_size, of_one_size
 
 MAX_FEATURE_BATCH = 64  # images per forward pass
+LARGEST_FEATURE = 65504  # of float16
 
 
 class CachedFeatures(NamedTuple):
@@ -24,10 +25,13 @@ class CachedFeatures(NamedTuple):
     Attributes:
         values: float16 (images, width), memory-mapped from a file.
         labels: int64 (images,), or where images have several, float32 (images, classes).
+        overflowing: number of rows with a feature that is no number, or beyond `LARGEST_FEATURE`. After a few steps from
+            random weights, batch norm's statistics are far from those of the images, and features grow from layer to layer.
     """
 
     values: npt.NDArray[np.float16]
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    overflowing: int = 0
 
 
 def compute_features(
@@ -63,7 +67,7 @@ def compute_features(
     values = np.lib.format.open_memmap(file, "w+", "float16", (features, body.output.shape[-1]))
     labels = np.empty((features, len(info.labels)), np.float32) if info.several else np.empty(features, np.int64)
     forward = of_one_size(tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16)))
-    start = 0
+    start = overflowing = 0
     batch_size = even_batch_size(images, MAX_FEATURE_BATCH) if images else 1
     batches = input_pipeline.EvaluationBatches(
         folder, image_size=image_size, batch_size=batch_size, crop=crop, max_images=max_images
@@ -72,8 +76,9 @@ def compute_features(
         for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
             end = start + len(batch_labels)
             values[start:end], labels[start:end] = forward(view).numpy(), batch_labels.numpy()
+            overflowing += int((~np.isfinite(values[start:end]).all(1)).sum())
             start = end
-    return CachedFeatures(values, labels)
+    return CachedFeatures(values, labels, overflowing)
 
 
 def training_batches(

@@ -8,10 +8,17 @@ from typing import Any, NamedTuple
 
 from kfp_vision import networks
 from kfp_vision.core import hardware
+from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.records import records_folder
 from kfp_vision.training import augmentation, devices, input_pipeline
-from kfp_vision.training.features import CachedFeatures, compute_features, training_batches, validation_batches
+from kfp_vision.training.features import (
+    LARGEST_FEATURE,
+    CachedFeatures,
+    compute_features,
+    training_batches,
+    validation_batches,
+)
 from kfp_vision.training.padding import even_batch_size
 from kfp_vision.training.recipe import Recipe
 
@@ -118,11 +125,19 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: b
 
     Returns:
         Batches of features, float32 (batch, width), and labels as in `input_pipeline`.
+
+    Raises:
+        InputError: the features of an image are no numbers, or too large to train on.
     """
     body, head = networks.split_head(network)
     seed, flip = recipe.advanced.seed, recipe.advanced.flip
     compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=data.crop)
     training = compute(data.train_records, mirrored=flip)
+    if training.overflowing:
+        rule = f"the features of each image must be numbers of at most {LARGEST_FEATURE} to train the classification head alone"
+        found = f"{training.overflowing} of {len(training.labels)} with others"
+        remedy = "Start from weights that are trained, or train all layers: train_last_layer_only=false, and no head_steps."
+        raise InputError(rule, found, remedy)
     validation = compute(data.validation_records, mirrored=False) if validates else None
     images = len(training.labels) + (len(validation.labels) if validation else 0)
     print(f"computed the features of {images} images, once for all steps", flush=True)

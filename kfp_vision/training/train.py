@@ -41,6 +41,7 @@ from kfp_vision.reports import pages
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, collectives, devices, feeds, monitoring, xla
 from kfp_vision.training.divergence import Diverged
+from kfp_vision.training.features import LARGEST_FEATURE
 from kfp_vision.training.objectives import Objective, choose_objective
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.successive_halving import Ended, Rungs, rung_steps
@@ -443,11 +444,17 @@ def _fit_novelty(
 ) -> tuple[Novelty | None, HeldOut | None]:
     """Returns what tells known images from others, and the validation images that images in use are compared with.
 
-    Both are None if there are too few validation images, the first also if no image has a label.
+    Both are None if there are too few validation images, or if features are no numbers or too large to be stored; the first
+    also if no image has a label.
     """
     if read_records_info(data.validation_records).images < MIN_IMAGES:
         return None, None
     training, validation = feed.features or feeds.export_features(network, data)
+    if training.overflowing or validation.overflowing:
+        rule = f"the features of each image must be numbers of at most {LARGEST_FEATURE} to tell unknown images"
+        remedy = "Train longer, or start from weights that are trained."
+        print(f"{rule}; got others, so this is not done. {remedy}", flush=True)
+        return None, None
     held_out = _keep_held_out(network, validation.values, settings)
     images, labels = known_pairs(training.labels, feeds.FEATURE_IMAGES)
     if not len(images):

@@ -613,6 +613,33 @@ def test_features_are_traced_once_though_the_last_batch_is_smaller(tmp_path, fol
     np.testing.assert_allclose(features.values, images.numpy().mean((1, 2)), atol=0.07)  # float16 has steps of 1/8 there
 
 
+@pytest.fixture
+def with_huge_features(trained, tmp_path):
+    """Returns a checkpoint whose features are larger than float16 can hold."""
+    model = keras.models.load_model(trained[1] / "classifier.keras")
+    mean = model.get_layer(f"block_{len(small_network.WIDTHS) - 1}.BatchNorm").moving_mean
+    mean.assign(mean - 1e7)
+    model.save(tmp_path / "huge.keras")
+    return {"fine_tune": True, "checkpoint_uri": str(tmp_path / "huge.keras")}
+
+
+def test_a_model_is_exported_though_its_features_are_too_large_to_tell_unknown_images(tmp_path, capsys, with_huge_features):
+    folders = shade_records.write(tmp_path, validation=32)
+    changes = {"optimizer": "sgd", "learning_rate": 1e-12, "train_steps": 1}
+    _, model = train(folders, tmp_path / "out", **with_huge_features, **changes)
+    assert "at most 65504 to tell unknown images; got others, so this is not done. Train longer" in capsys.readouterr().out
+    version = exported_version(model)
+    assert not (version.folder / HELD_OUT_FILE).exists()
+    (answer,) = Classifier(version, engine=OPENVINO_FLOAT32).classify([shade(0, 500)])
+    assert (answer.label in shade_records.LABELS, answer.known) == (True, None)
+
+
+@pytest.mark.parametrize("changes", [{"train_last_layer_only": True}, {"advanced": {"head_steps": 2}}])
+def test_a_head_is_not_trained_on_features_that_are_too_large(folders, tmp_path, with_huge_features, changes):
+    with pytest.raises(InputError, match=r"at most 65504 to train .* alone; got 64 of 64 with others\. Start from"):
+        train(folders, tmp_path / "out", **with_huge_features, **changes)
+
+
 @pytest.mark.slow
 def test_frozen_features_equal_the_network_and_are_batched_in_a_seeded_order(tmp_path, folders):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
