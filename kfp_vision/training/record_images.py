@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
+from kfp_vision.core.errors import DamagedError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.engines import cropping
 from kfp_vision.engines.cropping import PNG_SIGNATURE, Sides, Window
@@ -32,12 +34,14 @@ class RecordImage(NamedTuple):
         sides: height and width in pixels.
         encoded: the JPEG or PNG file; empty if it is cached as pixels.
         pixels: (height, width, 3) RGB if it is cached, else None.
+        name: path below the root of the data, for messages.
     """
 
     numbers: tuple[int, ...]
     sides: Sides
     encoded: bytes
     pixels: Pixels | None = None
+    name: str = ""
 
 
 class RecordImages:
@@ -80,6 +84,7 @@ class RecordImages:
 
         Raises:
             ValueError: the checksum of a record does not match.
+            DamagedError: an image is damaged.
         """
         numbers = list(numbers)
         missing = [number for number in numbers if number not in self._cached]
@@ -97,8 +102,12 @@ class RecordImages:
             out: (size, size, 3) to write the result to.
 
         Raises:
-            tf.errors.InvalidArgumentError: the image is damaged.
+            DamagedError: the image is damaged.
         """
+        with _damage_by_name(image):
+            self._crop(image, window, out)
+
+    def _crop(self, image: RecordImage, window: Window, out: Floats) -> None:
         ratio = 1
         pixels = image.pixels
         if pixels is None:
@@ -134,9 +143,10 @@ class RecordImages:
     def _parse(self, number: int, record: bytes) -> RecordImage:
         """Parses a record; caches its image, decoded, if there is room."""
         fields = example.decode_fields(record)
-        image = RecordImage(fields.numbers, (fields.height, fields.width), fields.encoded)
+        image = RecordImage(fields.numbers, (fields.height, fields.width), fields.encoded, name=fields.name)
         if self._reserve(number, image):
-            image = self._cached[number] = image._replace(encoded=b"", pixels=_decode(image, 1))
+            with _damage_by_name(image):
+                image = self._cached[number] = image._replace(encoded=b"", pixels=_decode(image, 1))
         return image
 
     def _reserve(self, number: int, image: RecordImage) -> bool:
@@ -149,6 +159,17 @@ class RecordImages:
                 return False
             self._bytes_left -= size
         return True
+
+
+@contextmanager
+def _damage_by_name(image: RecordImage) -> Iterator[None]:
+    """Replaces TensorFlow's error, of some line of its decoder, by one that says which image is damaged."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError:
+        rule = "every image of the records must be whole"
+        remedy = "Remove it, or write the records with check_pixels in advanced, which rejects such images."
+        raise DamagedError(rule, f"damaged pixels in {image.name}", remedy) from None
 
 
 def _is_png(image: RecordImage) -> bool:

@@ -4,6 +4,7 @@ import io
 import random
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from support import odd_images
 
+from kfp_vision.core.errors import DamagedError
 from kfp_vision.dataset.images import validate_image
 from kfp_vision.dataset.table import ImageRow
 from kfp_vision.engines.cropping import Window
@@ -88,9 +90,21 @@ def test_a_jpeg_of_which_libjpeg_warns_is_decoded_by_tensorflow(numbered):
     with RecordImages(RandomAccessRecords(numbered), SIZE) as images:
         images.crop(RecordImage((0,), (30, 40), content), whole, plain)
         images.crop(RecordImage((0,), (30, 40), warned), whole, odd)
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            images.crop(RecordImage((0,), (30, 40), content[:100]), whole, odd)
     assert np.array_equal(odd, plain)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_a_damaged_image_is_named(tmp_path, image_format, memory):
+    whole = validate_image(odd_images.encode(flower(40, 30), image_format))
+    half = replace(whole, encoded=whole.encoded[: len(whole.encoded) // 2])
+    convert.write_shards(tmp_path / "records", "train", [(ImageRow("", "a", 0, "", "a/7"), half)], ["a"], 10)
+    out = np.empty((SIZE, SIZE, 3), np.float32)
+    with (
+        RecordImages(RandomAccessRecords(tmp_path / "records"), SIZE, memory) as images,
+        pytest.raises(DamagedError, match=r"must be whole; got damaged pixels in a/7\. Remove it, or .* check_pixels"),
+    ):
+        images.crop(images.read([0])[0], Window(0, 0, 30, 40), out)
 
 
 def test_an_image_larger_than_the_scratch_memory_is_decoded(numbered, monkeypatch):
