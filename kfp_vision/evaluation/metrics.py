@@ -208,7 +208,7 @@ def roc_curve(predictions: Predictions) -> dict[str, Any]:
 
     Returns:
         false_positive_rate, true_positive_rate and thresholds, each at most `ROC_POINTS` finite values, and area, which is
-        computed before thinning.
+        computed before thinning; see also `roc_of_pairs`.
     """
     return roc_of_pairs(np.eye(predictions.probabilities.shape[1])[predictions.labels], predictions.probabilities)
 
@@ -221,10 +221,13 @@ def roc_of_pairs(truth: npt.NDArray[Any], probabilities: npt.NDArray[np.floating
         probabilities: (n, classes).
 
     Returns:
-        See `roc_curve`.
+        See `roc_curve`. Without a pair of each kind, a rate is undefined: there are no points, and the area is None, since JSON
+        has no other numbers than finite ones.
     """
     from sklearn import metrics
 
+    if truth.min() == truth.max():
+        return {"false_positive_rate": [], "true_positive_rate": [], "thresholds": [], "area": None}
     false_positive, true_positive, thresholds = metrics.roc_curve(truth.ravel(), probabilities.ravel())
     kept = np.unique(np.linspace(0, len(thresholds) - 1, min(ROC_POINTS, len(thresholds))).astype(int))
     return {

@@ -1,5 +1,6 @@
 """Compares the metrics with values computed by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -54,6 +55,13 @@ def test_the_roc_curve_is_finite_and_its_area_correct(figures):
     )
     # 30 one-vs-rest decisions with two scores: 8 of 10 positives and 2 of 20 negatives score high.
     assert roc["area"] == pytest.approx(0.8 * 0.9 + 0.5 * (0.8 * 0.1 + 0.2 * 0.9))
+
+
+@pytest.mark.parametrize("truth", [np.ones((3, 2), bool), np.ones((1, 1)), np.zeros((2, 2), bool)])
+def test_a_roc_curve_of_pairs_of_one_kind_has_no_points_and_is_json(truth):
+    roc = metrics.roc_of_pairs(truth, np.linspace(0.1, 0.9, truth.size).reshape(truth.shape))
+    text = '{"false_positive_rate": [], "true_positive_rate": [], "thresholds": [], "area": null}'
+    assert json.dumps(roc, allow_nan=False) == text
 
 
 def test_a_long_roc_curve_is_thinned():
