@@ -25,8 +25,8 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
 
     Raises:
         InputError: there are no images, fewer than two classes, too many class folders without images, classes with fewer
-            images than splits, or predefined splits that hold nothing out, hold no label out or leave a class without training
-            images.
+            images than splits, copies of a single image in each class, or predefined splits that hold nothing out, hold no
+            label out or leave a class without training images.
     """
     layout = "Put the images into one folder per class, such as photos/daisy/1.jpg and photos/tulip/2.jpg."
     if not found.rows:
@@ -57,6 +57,16 @@ def check_classification(found: Catalog, images_uri: str, splits: int) -> None:
     if fewer:
         rule = f"every class must have at least {splits} images, one per split"
         raise InputError(rule, count_rare(fewer, len(found.classes)), _rare_remedy(found, fewer, splits))
+    if splits > 1 and not found.splits:
+        _check_different(found)
+
+
+def _check_different(found: Catalog) -> None:
+    """Checks that an image can be held out: copies of an image are in one split, and a class keeps one to train on."""
+    seen = {(label, row.content_id) for row in found.rows for label in row.labels}
+    if len(seen) == len(found.classes):
+        rule = "a class must have two different images, of which one can be held out"
+        raise InputError(rule, "copies of a single one in each", "Add other images.")
 
 
 def _images_remedy(found: Catalog, layout: str) -> str:

@@ -159,6 +159,12 @@ def test_the_fingerprint_depends_only_on_labels_and_contents(tmp_path):
             3,
             "error: every class must have at least 3 images, one per split; got 2 of tulip. Add images of it.",
         ),
+        (
+            {"daisy/1.jpg": A, "daisy/2.jpg": A, "tulip/1.jpg": ABC, "tulip/2.jpg": ABC, "tulip/3.jpg": ABC},
+            2,
+            "error: a class must have two different images, of which one can be held out; "
+            "got copies of a single one in each. Add other images.",
+        ),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_rejected(tmp_path, files, splits, line):
