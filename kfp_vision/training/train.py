@@ -294,6 +294,8 @@ def _resume(trainer: Trainer, identity: Mapping[str, Any]) -> checkpointing.Chec
     if state:
         trainer.restore(state)
         print(f"resumes after step {trainer.step}, from {folder.uri}", flush=True)
+        if trainer.ended_early and trainer.step < trainer.recipe.train_steps:
+            print("takes no further step: early_stopping_patience of advanced is used up; raise it to go on", flush=True)
     return folder
 
 

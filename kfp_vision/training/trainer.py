@@ -244,7 +244,6 @@ class Trainer:
         about = {
             "history": self.history,
             "best": self.best_row,
-            "ended_early": self.ended_early,
             "run_name": self.run_name,
         }
         return TrainingState(self.step, arrays, about)
@@ -264,7 +263,8 @@ class Trainer:
                 raise InputError(rule, f"no {name} of this shape", "Choose another checkpoint_dir.")
             variable.assign(state.arrays[name])
         self.step, self.history = state.step, list(state.about["history"])
-        self.best_row, self.ended_early = dict(state.about["best"]), state.about["ended_early"]
+        self.best_row = dict(state.about["best"])
+        self.ended_early = bool(self.best_row) and self._is_stopped_early(self.history)
         self.run_name = state.about["run_name"]
         self._best = [
             state.arrays[f"best/{number}"] for number in range(sum(name.startswith("best/") for name in state.arrays))
@@ -448,11 +448,13 @@ class Trainer:
         if not self.best_row or rank > (self.best_row[figure], -self.best_row["validation_loss"]):
             self.best_row = row
             self._best = self.weights("last")
-        since = sum("validation_loss" in later for later in self.history if later["step"] > self.best_row["step"])
-        since += row is not self.best_row
+        self.ended_early = self._is_stopped_early([*self.history, row])
+
+    def _is_stopped_early(self, history: list[HistoryRow]) -> bool:
+        """Returns whether the patience of the recipe is used up, which may be another than that of before a resumption."""
         patience = self.recipe.advanced.early_stopping_patience
-        if patience and since >= patience:
-            self.ended_early = True
+        since = sum("validation_loss" in row for row in history if row["step"] > self.best_row["step"]) if patience else 0
+        return patience > 0 and since >= patience
 
     def _variables(self) -> dict[str, Any]:
         kinds = {

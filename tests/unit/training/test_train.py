@@ -362,6 +362,19 @@ def test_early_stopping_keeps_the_best_weights():
     assert not np.allclose(overfitting.weights("last")[0], overfitting.weights("best")[0])
 
 
+@pytest.mark.parametrize(("patience", "last"), [(0, 10), (1, 3), (4, 5), (20, 10)])
+def test_a_resumed_training_stops_early_by_its_own_patience(patience, last):
+    wrong_labels = tf.data.Dataset.from_tensors((BATCH[0], 1 - BATCH[1]))  # validation gets worse with every step
+    fields = {"train_steps": 10, "learning_rate_schedule": "fixed"}
+    before = head_trainer({"validate_every_steps": 1, "early_stopping_patience": 2}, **fields)
+    deque(before.run(itertools.repeat(BATCH), wrong_labels), maxlen=0)
+    after = head_trainer({"validate_every_steps": 1, "early_stopping_patience": patience}, **fields)
+    after.restore(before.state())
+    assert after.ended_early == (last == before.step)
+    deque(after.run(itertools.repeat(BATCH), wrong_labels), maxlen=0)
+    assert (before.step, after.step, after.best_row["step"]) == (3, last, 1)
+
+
 def test_a_training_that_others_have_outdone_ends_after_a_validation_and_may_go_on_later():
     fields, batches = {"train_steps": 10, "learning_rate_schedule": "fixed"}, tf.data.Dataset.from_tensors(BATCH)
     asked = list[int]()
