@@ -151,7 +151,8 @@ def evaluate_classifier(
         The evaluation, as written to the `evaluation` file.
 
     Raises:
-        InputError: there are no held-out images, the records are damaged, or the test image cannot be read.
+        InputError: there are no held-out images, the records are damaged, the model has diverged, or the test image cannot be
+            read.
 
     Example:
         criteria = Criteria(min_accuracy=0.9, deploy_to="none", test_image_uri="", advanced={})
@@ -205,6 +206,10 @@ def _check_kind(version: Version, about: RecordsInfo) -> None:
 
 
 def _measure(predictions: AnyPredictions, labels: list[str]) -> ClassificationMetrics | MultilabelMetrics:
+    if undefined := int((~np.isfinite(predictions.probabilities).all(1)).sum()):
+        found = f"others for {undefined} of {len(predictions.probabilities)} images"
+        remedy = "Train it again, with a smaller learning_rate: it has diverged."
+        raise InputError("a model must give finite scores", found, remedy)
     if isinstance(predictions, Predictions):
         return classification_metrics(predictions, labels)
     if not predictions.truth.any():

@@ -168,6 +168,8 @@ class Trainer:
             row = interval.row(self.step, self.learning_rate_at(self.step - 1), self.recipe.batch_size, self.objective)
             if validation is not None and self._validation_is_due():
                 row |= self._validate_once(validation)
+                if self.step == self.recipe.train_steps:  # no step follows whose loss would tell
+                    self._check_finite(row["validation_loss"], self.step)
                 self._track_best(row)
             self.history.append(row)
             if "validation_loss" in row:
@@ -469,13 +471,16 @@ class Trainer:
         """Reads the sums of all steps but the newest `unread`: reading waits until a step is computed."""
         while len(self._unread_sums) > unread:
             step, tensor, wishes = self._unread_sums[0]
-            if not math.isfinite(loss := float(tensor)):
-                rate = self.learning_rate_at(step - 1)
-                remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
-                raise Diverged(RULE, f"{loss} at step {step}, at rate {rate:g}", remedy)
+            self._check_finite(float(tensor), step)
             if self._wish_step is None and float(wishes) > 0:
                 self._wish_step = step
             self._unread_sums.popleft()
+
+    def _check_finite(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            rate = self.learning_rate_at(step - 1)
+            remedy = f"Try a learning_rate of {rate / 10:g}, or warmup_steps in advanced."
+            raise Diverged(RULE, f"{loss} at step {step}, at rate {rate:g}", remedy)
 
 
 class _Interval:

@@ -166,6 +166,14 @@ def test_without_maps_mistakes_are_shown_alone(tmp_path, wrong_records):
 
 
 @pytest.mark.slow
+def test_a_model_whose_scores_are_not_finite_is_not_measured(tmp_path, correct_records):
+    colour_model.write_version(tmp_path / "model" / "serving" / "1", scale=2e36)  # beyond float32 from level 170 on
+    with pytest.raises(InputError, match=r"a model must give finite scores; got others for 12 of 12 images\. Train it again"):
+        evaluate(tmp_path, correct_records, "none")
+    assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.slow
 def test_a_model_worse_than_the_deployed_one_is_rejected(tmp_path, wrong_records, deployed):
     figures = evaluate(tmp_path, wrong_records, str(deployed))
     assert figures["accuracy"] == 0

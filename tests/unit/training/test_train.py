@@ -375,6 +375,14 @@ def test_a_resumed_training_stops_early_by_its_own_patience(patience, last):
     assert (before.step, after.step, after.best_row["step"]) == (3, last, 1)
 
 
+def test_a_loss_that_is_not_finite_after_the_last_step_stops_the_training():
+    images = np.full((4, 4), 1e20, np.float32)
+    last = head_trainer({}, train_steps=1, learning_rate=1e20)
+    with pytest.raises(divergence.Diverged, match=r"the loss must be finite; got \w+ at step 1, at rate 1e\+20\. Try"):
+        deque(last.run(itertools.repeat(BATCH), tf.data.Dataset.from_tensors((images, BATCH[1]))), maxlen=0)
+    assert not last.history
+
+
 def test_a_training_that_others_have_outdone_ends_after_a_validation_and_may_go_on_later():
     fields, batches = {"train_steps": 10, "learning_rate_schedule": "fixed"}, tf.data.Dataset.from_tensors(BATCH)
     asked = list[int]()
