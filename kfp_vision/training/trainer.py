@@ -445,9 +445,13 @@ class Trainer:
 
     def _track_best(self, row: HistoryRow) -> None:
         """Keeps the weights of the best validation, and applies early stopping."""
-        figure = self.objective.validation_figure
-        rank = (row[figure], -row["validation_loss"])
-        if not self.best_row or rank > (self.best_row[figure], -self.best_row["validation_loss"]):
+
+        def rank(row: HistoryRow) -> tuple[bool, float, float]:
+            # Nothing compares as better than NaN, and the figure of scores that are none is that of the first class.
+            loss = row["validation_loss"]
+            return math.isfinite(loss), row[self.objective.validation_figure], -loss
+
+        if not self.best_row or rank(row) > rank(self.best_row):
             self.best_row = row
             self._best = self.weights("last")
         self.ended_early = self._is_stopped_early([*self.history, row])

@@ -375,6 +375,20 @@ def test_a_resumed_training_stops_early_by_its_own_patience(patience, last):
     assert (before.step, after.step, after.best_row["step"]) == (3, last, 1)
 
 
+def test_weights_whose_validation_is_not_finite_are_not_the_best():
+    class Validation:
+        images = iter([np.full((4, 4), np.nan, np.float32), *[BATCH[0]] * 5])
+
+        def __iter__(self):
+            yield tf.constant(next(self.images)), tf.constant([0, 0, 0, 0], tf.int64)  # the class that is named without scores
+
+    training = head_trainer({"validate_every_steps": 1})
+    rows = list(training.run(itertools.repeat(BATCH), Validation()))
+    assert np.isnan(rows[0]["validation_loss"]) and rows[0]["validation_accuracy"] == 1
+    assert max(row["validation_accuracy"] for row in rows[1:]) < 1
+    assert training.best_row["step"] > 1
+
+
 def test_a_loss_that_is_not_finite_after_the_last_step_stops_the_training():
     images = np.full((4, 4), 1e20, np.float32)
     last = head_trainer({}, train_steps=1, learning_rate=1e20)
