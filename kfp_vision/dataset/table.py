@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ SPLITS = ("train", "validation", "test")  # an image in several splits is used i
 MAX_SAMPLES, SAMPLES_PER_CLASS = 300, 6  # on a page
 MAX_NAMED = 10  # names in a note; the rest is only counted
 FIRST_NAMES = 3  # names in a line of output
+MAX_CELL = sys.maxsize  # characters of a cell; by default csv reads 131,072, a box of an image takes some fifty
 # Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
 # that are not UTF-8). Spaces and joiners of any script are allowed.
 UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
@@ -270,7 +272,7 @@ def read_table(table: Path) -> Iterator[ImageRow]:
         table: as `write_table` writes it; the columns may be in any order.
     """
     with table.open(newline="", encoding="utf-8") as file:
-        lines = csv.reader(file)
+        lines = _lines(file)
         header = next(lines, TABLE_COLUMNS)
         in_order = itemgetter(*(header.index(column) for column in TABLE_COLUMNS))
         for uri, label, size, content_id, name, split, objects in map(in_order, lines):
@@ -284,7 +286,7 @@ def count_rows(table: Path) -> int:
         table: as `write_table` writes it.
     """
     with table.open(newline="", encoding="utf-8") as file:
-        return max(0, sum(1 for _ in csv.reader(file)) - 1)
+        return max(0, sum(1 for _ in _lines(file)) - 1)
 
 
 def write_table_slice(table: Path, rows: range, part: Path) -> None:
@@ -296,7 +298,7 @@ def write_table_slice(table: Path, rows: range, part: Path) -> None:
         part: output table.
     """
     with atomic.replacing(part) as temporary, table.open(newline="", encoding="utf-8") as whole:
-        lines = csv.reader(whole)
+        lines = _lines(whole)
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(next(lines, TABLE_COLUMNS))
@@ -324,4 +326,11 @@ def read_unused(table: Path) -> list[UnusedImage]:
         URI, label and reason of each image.
     """
     with table.open(newline="", encoding="utf-8") as file:
+        csv.field_size_limit(MAX_CELL)
         return [(row["uri"], row["label"], row["reason"]) for row in csv.DictReader(file)]
+
+
+def _lines(file: Iterable[str]) -> Iterator[list[str]]:
+    """Yields the cells of each line, however long: those of an image with thousands of boxes, or labels, are."""
+    csv.field_size_limit(MAX_CELL)
+    yield from csv.reader(file)

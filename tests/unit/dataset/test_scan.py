@@ -1,6 +1,8 @@
 """The table of images: labels from folders, content ids, predefined splits, exclusions, and rejected data."""
 
+import csv
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -116,6 +118,22 @@ def test_a_table_round_trips(tmp_path, label):
     assert {row.label for row in rows} == {label, "other"}
     write_table(tmp_path / "images.csv", rows)
     assert list(read_table(tmp_path / "images.csv")) == rows
+
+
+def test_a_table_holds_an_image_of_any_number_of_boxes(tmp_path):
+    objects = json.dumps([["person", 0.25, 0.25, 0.75, 0.75, 0, 0, "Unspecified"]] * 5000)
+    row = ImageRow("/photos/1.jpg", "person", 3, MD5[ABC], "1.jpg", objects=objects)
+    limit = csv.field_size_limit(1 << 17)  # Python's own, whichever test has run before
+    try:
+        write_table(tmp_path / "images.csv", [row])
+        assert list(read_table(tmp_path / "images.csv")) == [row]
+        csv.field_size_limit(1 << 17)
+        assert count_rows(tmp_path / "images.csv") == 1
+        csv.field_size_limit(1 << 17)
+        write_table_slice(tmp_path / "images.csv", range(1), tmp_path / "part.csv")
+        assert (tmp_path / "part.csv").read_bytes() == (tmp_path / "images.csv").read_bytes()
+    finally:
+        csv.field_size_limit(limit)
 
 
 def test_a_table_is_plain_csv(tmp_path):
