@@ -110,7 +110,11 @@ def _registered(small_network_registered) -> None:
 
 @pytest.fixture(scope="session")
 def trained(train_inputs, recipe, once) -> run_component.Result:
-    return once("train", lambda root: run_component.run(components.train_classifier, root, train_inputs, **recipe))
+    def train(root: Path) -> run_component.Result:
+        with small_network.registered():  # a session's fixtures come before those of a module, such as _registered
+            return run_component.run(components.train_classifier, root, train_inputs, **recipe)
+
+    return once("train", train)
 
 
 @pytest.fixture(scope="session")
