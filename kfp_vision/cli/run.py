@@ -136,9 +136,9 @@ def is_unchanged(values: Mapping[str, Any], recipe: str) -> bool:
 
     names = ("images_uri", "leave_out_uri", "labels_uri", "labels", "skip_unchanged", "deploy_to", "model_name")
     inputs = {name: values[name] for name in names}
-    return decide_training.decide_training(
-        **inputs, recipe=recipe, settings=advanced.deployment_settings(values["advanced"])
-    ).unchanged
+    given: Mapping[str, Any] = values["advanced"]
+    inputs |= {name: given.get(name, "") for name in ("collected_uri",)}
+    return decide_training.decide_training(**inputs, recipe=recipe, settings=advanced.deployment_settings(given)).unchanged
 
 
 def check_conditions(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
