@@ -99,7 +99,10 @@ def check_serving(
     difference = max(_difference(answers[name], expected[name]) for name in images)
     if not difference <= limit:
         rule = f"a server must answer as the evaluation did in float32, to {limit:g}"
-        raise InputError(rule, f"a difference of {difference:.3g}", "Train or export the model again.")
+        # The same training ends in the same weights, and rounds as much.
+        in_float32 = f'Set advanced to {{"engine": "{FLOAT32_ENGINES[engine]}"}}, or ' if engine in FLOAT32_ENGINES else ""
+        remedy = f"{in_float32}train or export the model again."
+        raise InputError(rule, f"a difference of {difference:.3g}", remedy[0].upper() + remedy[1:])
     if version.several:
         for name, answer in answers.items():
             assert isinstance(answer, Prediction)  # a rejected one differs without limit
