@@ -30,7 +30,7 @@ def decide_training(
         skip_unchanged: compare with the deployed model.
         deploy_to: deployment target: a model repository, or kserve.
         model_name: name of the model.
-        advanced: advanced settings; uses store_wait_seconds, collected_uri and those that begin with service_.
+        advanced: advanced settings; uses store_wait_seconds, label_separator, collected_uri and those that begin with service_.
 
     Returns:
         fingerprint: Hash of file names, sizes and times, and of the lists.
@@ -43,4 +43,5 @@ def decide_training(
 
     reading_settings.apply(advanced)
     given = (images_uri, leave_out_uri, recipe, skip_unchanged, deploy_to, model_name, deployment_settings(advanced))
-    return deployment_decide_training.decide_training(*given, labels, labels_uri, advanced.get("collected_uri", ""))
+    of_advanced = {name: advanced.get(name, "") for name in ("collected_uri", "label_separator")}
+    return deployment_decide_training.decide_training(*given, labels, labels_uri, **of_advanced)

@@ -12,7 +12,7 @@ def fingerprint_images(images_uri: str, leave_out_uri: str, labels_uri: str, lab
         leave_out_uri: list of images to exclude: CSV with a column path; empty for none.
         labels_uri: list of labels that add or correct images: CSV with path and label, or Label Studio's JSON; empty for none.
         labels: one, or several for images with any number of labels.
-        advanced: advanced settings; uses store_wait_seconds.
+        advanced: advanced settings; uses store_wait_seconds, label_separator.
 
     Returns:
         Hash of file names, sizes and times, and of the lists.
@@ -21,4 +21,4 @@ def fingerprint_images(images_uri: str, leave_out_uri: str, labels_uri: str, lab
     from kfp_vision.storage import reading_settings
 
     reading_settings.apply(advanced)
-    return scan.fingerprint_images(images_uri, leave_out_uri, labels, labels_uri)
+    return scan.fingerprint_images(images_uri, leave_out_uri, labels, labels_uri, advanced.get("label_separator", ""))

@@ -228,7 +228,7 @@ def _read_uris(values: Mapping[str, Any]) -> set[str]:
     # An exclusion list is a CSV file too, but not an import file.
     data_uris = _uris_in(values, (field for field in READ_FIELDS if field != "leave_out_uri"))
     files = [uri for uri in data_uris if import_files.is_import_file(uri) and local_paths(uri)]
-    labels = LabelRule.of_fields(values.get("labels", ONE))
+    labels = LabelRule.of_fields(values.get("labels", ONE), values.get("advanced", {}).get("label_separator", ""))
     return uris | {named for uri in files for named in _named_uris(uri, labels)}
 
 

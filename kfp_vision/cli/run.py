@@ -137,7 +137,7 @@ def is_unchanged(values: Mapping[str, Any], recipe: str) -> bool:
     names = ("images_uri", "leave_out_uri", "labels_uri", "labels", "skip_unchanged", "deploy_to", "model_name")
     inputs = {name: values[name] for name in names}
     given: Mapping[str, Any] = values["advanced"]
-    inputs |= {name: given.get(name, "") for name in ("collected_uri",)}
+    inputs |= {name: given.get(name, "") for name in ("collected_uri", "label_separator")}
     return decide_training.decide_training(**inputs, recipe=recipe, settings=advanced.deployment_settings(given)).unchanged
 
 

@@ -70,7 +70,9 @@ def check_sample(images_uri: str, labels: str) -> None:
         raise InputError(rule, f"labels={ONE}", f"Set labels to {SEVERAL}, or images_uri to {uris.SAMPLE}.")
 
 
-def fingerprint_images(images_uri: str, leave_out_uri: str = "", labels: str = ONE, labels_uri: str = "") -> str:
+def fingerprint_images(
+    images_uri: str, leave_out_uri: str = "", labels: str = ONE, labels_uri: str = "", label_separator: str = ""
+) -> str:
     """Computes a hash of the data at a URI from listings (names, sizes, versions), without downloading images.
 
     Args:
@@ -79,6 +81,7 @@ def fingerprint_images(images_uri: str, leave_out_uri: str = "", labels: str = O
             and an empty list equals none.
         labels: `one` or `several` labels of an image; of an import file, images with several can be told only with the latter.
         labels_uri: a list of labels to include, with the images that it adds; empty for none. An empty list equals none.
+        label_separator: what separates the labels in a cell of either file, as `LabelRule.of_fields` takes it.
 
     Returns:
         A SHA-256 in hex.
@@ -86,12 +89,13 @@ def fingerprint_images(images_uri: str, leave_out_uri: str = "", labels: str = O
     Raises:
         InputError: there is nothing at the URI, or an import file, exclusion list or list of labels has an invalid line.
     """
-    source = _fingerprint_source(sample_uri(uris.from_field(images_uri), labels), labels)
+    rule = LabelRule.of_fields(labels, label_separator)
+    source = _fingerprint_source(sample_uri(uris.from_field(images_uri), labels), rule)
     leave_out_uri = uris.from_field(leave_out_uri)
     excluded = exclusions.read_exclusions(leave_out_uri) if leave_out_uri else []
     data = _hash_facts([source, *sorted(excluded)]) if excluded else source
     labels_uri = uris.from_field(labels_uri)
-    given = corrections.label_facts(labels_uri, LabelRule.of_fields(labels)) if labels_uri else []
+    given = corrections.label_facts(labels_uri, rule) if labels_uri else []
     return _hash_facts([data, "labels", *given]) if given else data
 
 
@@ -99,12 +103,12 @@ def _hash_facts(facts: list[str]) -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
-def _fingerprint_source(images_uri: str, labels: str) -> str:
+def _fingerprint_source(images_uri: str, labels: LabelRule) -> str:
     listing = reading.fingerprint(images_uri)
     if not import_files.is_import_file(images_uri):
         return listing
     digest = hashlib.sha256(listing.encode())
-    entries = import_files.read_import_file(images_uri, LabelRule.of_fields(labels)).entries
+    entries = import_files.read_import_file(images_uri, labels).entries
     for version in scan_import_file.image_versions(images_uri, entries):
         digest.update(f"{version}\n".encode())
     return digest.hexdigest()

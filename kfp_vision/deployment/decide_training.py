@@ -37,6 +37,7 @@ def decide_training(
     labels: str = ONE,
     labels_uri: str = "",
     collected_uri: str = "",
+    label_separator: str = "",
 ) -> TrainingDecision:
     """Decides whether to train: not if the deployed model was trained from the same images and fields, and has not drifted.
 
@@ -51,6 +52,7 @@ def decide_training(
         labels: `one` or `several` labels of an image, as `scan.fingerprint_images` takes it; `recipe` covers it.
         labels_uri: the list of labels, as `scan.fingerprint_images` takes it.
         collected_uri: what the server of the deployed model has collected, with the last check for drift; empty for none.
+        label_separator: what separates the labels of an image, as `scan.fingerprint_images` takes it; `recipe` covers it.
 
     Returns:
         The decision.
@@ -58,7 +60,7 @@ def decide_training(
     Raises:
         InputError: an error of the store or the cluster.
     """
-    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri, labels, labels_uri)
+    fingerprint = scan.fingerprint_images(images_uri, leave_out_uri, labels, labels_uri, label_separator)
     trained_from = hashlib.sha256(f"{fingerprint} {recipe}".encode()).hexdigest()
     target = target_of(deploy_to)
     unchanged = skip_unchanged and target.is_deployed(trained_from, model_name, settings)

@@ -92,6 +92,9 @@ def test_the_image_folders_of_an_import_file_of_several_labels_are_mounted(tmp_p
     (tmp_path / "list.jsonl").write_text('{"uri": "photos/0001.jpg", "label": ["blue", "red"]}\n')
     values = LOCAL | {"images_uri": str(tmp_path / "list.jsonl"), "labels": "several"}
     assert mounts(values) == {str(tmp_path / "list.jsonl"): True, str(listing.parent): True}
+    (tmp_path / "list.jsonl").write_text('{"uri": "photos/0001.jpg", "label": "blue\\tred"}\n')
+    values["advanced"] = {"label_separator": "tab"}
+    assert mounts(values) == {str(tmp_path / "list.jsonl"): True, str(listing.parent): True}
 
 
 def test_the_folder_of_an_import_file_is_mounted_if_images_must_be_looked_for(tmp_path):

@@ -11,10 +11,10 @@ from support import data_page
 
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import ingest
+from kfp_vision.dataset import ingest, scan
 from kfp_vision.dataset.import_files import read_import_file
 from kfp_vision.dataset.import_lines import LabelRule
-from kfp_vision.storage import several_sample
+from kfp_vision.storage import reading, several_sample
 
 SEVERAL = LabelRule.of_fields("several")
 VERTEX = {"imageGcsUri": "gs://b/1.jpg", "classificationAnnotations": [{"displayName": "rose"}, {"displayName": "daisy"}]}
@@ -276,6 +276,24 @@ def test_the_separator_is_told_and_can_be_given(tmp_path):
     spaced = LabelRule.of_fields("several", "space")
     assert [labels for _, labels, _ in read(tmp_path, "b.csv", text, spaced)] == [["clear", "primary"], ["primary"]]
     assert read_import_file(str(tmp_path / "b.csv"), spaced).notes == ["The labels of an image are separated by space."]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_the_fingerprint_reads_labels_by_the_separator_that_is_given(tmp_path, name):
+    jpeg = next(item.read() for item in reading.walk("sample"))
+    for number in (1, 2):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg)
+    listing = tmp_path / name
+    texts = {
+        "a.csv": "uri,label\n1.jpg,clear\tprimary\n2.jpg,primary\n",
+        "a.jsonl": '{"uri": "1.jpg", "label": "clear\\tprimary"}\n{"uri": "2.jpg", "label": "primary"}\n',
+    }
+    listing.write_text(texts[name])
+    with pytest.raises(InputError, match="a control character"):
+        scan.fingerprint_images(str(listing), labels="several")
+    given = {"labels": "several", "label_separator": "tab"}
+    assert scan.fingerprint_images(str(listing), **given)
+    assert scan.fingerprint_images("sample", labels_uri=str(listing), **given) != scan.fingerprint_images("sample", **given)
 
 
 def test_lines_of_different_numbers_of_classes_are_rejected(tmp_path):
