@@ -459,7 +459,10 @@ def _query(instance: Any, place: str) -> bytes | IndexedImage | Rejected:
 
 
 def _v2_images(request: InferRequest, check_size: CheckSize) -> list[bytes | Rejected]:
-    """Decodes the images of the first tensor: base64 in JSON, or bytes or base64 in a binary tensor."""
+    """Decodes the images of the only tensor: base64 in JSON, or bytes or base64 in a binary tensor."""
+    if len(request.inputs or ()) > 1:
+        rule, remedy = "a request must have one input", "Send all its images in one tensor, or each tensor in its own request."
+        raise InvalidInput(f"{rule}; got {len(request.inputs)} tensors. {remedy}")
     tensor = request.inputs[0] if request.inputs else None
     if tensor is None or tensor.datatype != BYTES:
         found = f"{format_value(tensor.name, 40)} of type {format_value(tensor.datatype, 40)}" if tensor else "no input"

@@ -194,6 +194,10 @@ CASES: dict[str, list[tuple[dict, list[str] | tuple[int, str]]]] = {
             {"json": {"inputs": [tensor(1.0) | {"datatype": "FP32"}]}, "path": INFER},
             (400, "got image_bytes of type FP32. Send image files, not"),
         ),
+        (
+            {"json": {"inputs": [tensor(b64(RED)), tensor(b64(GREEN)) | {"name": "more"}]}, "path": INFER},
+            (400, "a request must have one input; got 2 tensors. Send all its images in one tensor, or"),
+        ),
         (rows(b64(RED)) | {"path": INFER}, (400, 'got Field required at inputs. Send {"inputs": [{"name": "image_bytes",')),
     ],
     "base64 with line breaks or white space": [

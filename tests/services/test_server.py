@@ -932,6 +932,7 @@ async def ask():
             "refused": [
                 await refused(client.infer(request("colours", [b"no picture"]), headers=bearer)),
                 await refused(client.infer(request("colours", pictures, top_k=0), headers=bearer)),
+                await refused(stub.ModelInfer(pb.ModelInferRequest(model_name="colours", inputs=[plain] * 2), metadata=bearer)),
                 await refused(client.infer(request("other", pictures), headers=bearer)),
                 await refused(client.infer(request("colours", pictures))),
                 await refused(client.is_model_ready("colours", headers=(("authorization", "Bearer other"),))),
@@ -971,6 +972,7 @@ def test_answers_kserves_client_over_grpc(repository, tmp_path, monkeypatch):
             "refused": [
                 "INVALID_ARGUMENT",
                 "INVALID_ARGUMENT",
+                "INVALID_ARGUMENT",
                 "NOT_FOUND",
                 "UNAUTHENTICATED",
                 "UNAUTHENTICATED",
@@ -983,7 +985,7 @@ def test_answers_kserves_client_over_grpc(repository, tmp_path, monkeypatch):
             "metadata": "image_bytes",
         }
         counted = read_metrics(url, headers=bearing(TOKEN))
-        assert counted['kfp_vision_errors_total{route="grpc",side="client"}'] == 8
+        assert counted['kfp_vision_errors_total{route="grpc",side="client"}'] == 9
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = serve(repository, "--port", 0, "--grpc-port", taken.getsockname()[1])
     assert (done.returncode, done.stdout) == (1, "") and "Choose another one with --grpc-port." in done.stderr

@@ -1,4 +1,4 @@
-"""Requests of more images than the server takes are refused before any of them is read."""
+"""Requests of more images or tensors than the server takes are refused before any of them is read."""
 
 import pytest
 from kserve import InferInput, InferRequest
@@ -41,3 +41,9 @@ def test_a_tensor_of_too_many_images_is_refused_undecoded(data, monkeypatch):
     monkeypatch.setattr(InferInput, "as_numpy", None)
     with pytest.raises(InvalidInput, match=f"^got {TOO_MANY}$"):
         protocols.parse_predict_request(v2_request(data), refuse)
+
+
+def test_a_second_tensor_is_refused_instead_of_left_unanswered():
+    request = InferRequest("flowers", [InferInput(name, [1], "BYTES", ["x"]) for name in ("image_bytes", "more")])
+    with pytest.raises(InvalidInput, match=r"^a request must have one input; got 2 tensors\. Send all its images"):
+        protocols.parse_predict_request(request, refuse)
