@@ -62,12 +62,14 @@ def read_settings(
         The settings; None if nothing is collected, as by default.
 
     Raises:
-        FieldError: a value is wrong.
+        FieldError: a value is wrong, or given without a folder to collect in.
 
     Example:
         read_settings("s3://bucket/collected", share=0.05, images=True, days=14)
     """
     place = environment.get(VARIABLE, "") if uri is None else uri
+    if uri is None and not place:
+        _check_none_given(share=share, images=images, days=days, max_mb=max_mb)
     if place in ("", NOWHERE):
         return None
     settings = CollectSettings(
@@ -79,6 +81,14 @@ def read_settings(
     )
     writing.check_writable(settings.uri, VARIABLE if uri is None else OPTION)
     return settings
+
+
+def _check_none_given(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None:
+            option = f"{OPTION}-{name.replace('_', '-')}"
+            remedy = f"Say where to collect, or leave {option} out."
+            raise FieldError(f"{option} must come with {OPTION}", f"no {OPTION}", remedy)
 
 
 def _number(

@@ -36,6 +36,16 @@ def test_a_wrong_option_is_named(tmp_path, given, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["share", "images", "days", "max_mb"])
+def test_an_option_without_a_place_is_refused(tmp_path, name):
+    option = f"--collect-{name.replace('_', '-')}"
+    message = f"^error: {option} must come with --collect; got no --collect. Say where to collect, or leave {option} out.$"
+    with pytest.raises(FieldError, match=message):
+        read_settings(environment={}, **{name: 1})
+    assert read_settings(environment={"KFP_VISION_COLLECT": str(tmp_path)}, **{name: 1})
+    assert read_settings("none", environment={}, **{name: 1}) is None  # as it was asked for
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "rule"),
     [
