@@ -9,7 +9,7 @@ from pathlib import Path
 from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import ENGINES, SERVING_ENGINES, STOCK_RUNTIME
-from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.core.errors import DamagedError, InputError, format_value
 from kfp_vision.engines.engine import (
     AUTO,
     OPENVINO,
@@ -122,15 +122,19 @@ def find_int8(version: Version) -> Path:
         The `.xml` file.
 
     Raises:
-        InputError: there is none, or it was made of another version.
+        InputError: there is none, it was made of another version, or the table of the exports is damaged.
     """
     exports = version.folder.parent / EXPORTS_FOLDER
     rule = f"a model for the engine {OPENVINO_INT8} must have an export of its own as {INT8_EXPORT}"
     remedy = f"Train it with formats={INT8_EXPORT} into this repository, or choose another engine."
     try:
         table = json.loads((exports / EXPORTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         raise InputError(rule, f"none in {exports}", remedy) from None
+    except (ValueError, RecursionError):
+        table = None
+    if not isinstance(table, dict) or not isinstance(table.get("model_fingerprint"), str):
+        raise DamagedError(rule, f"a damaged {exports / EXPORTS_FILE}", remedy)
     if table["model_fingerprint"] != version.fingerprint:
         raise InputError(rule, f"one of another model in {exports}", remedy)
     file = exports / INT8_EXPORT / "classifier.xml"

@@ -11,7 +11,7 @@ from support import exported_model
 from kfp_vision import __version__
 from kfp_vision.core import hardware
 from kfp_vision.core.advanced import ENGINES
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import DamagedError, InputError
 from kfp_vision.engines import choice
 from kfp_vision.engines.engine import OPENVINO, OPENVINO_FILE, OPENVINO_FLOAT32, OPENVINO_INT8, TENSORFLOW, TENSORFLOW_BFLOAT16
 from kfp_vision.repository.version import VERSION_FILE, Version
@@ -141,6 +141,19 @@ def test_int8_of_another_version_is_rejected_and_so_is_none(tmp_path):
     (tmp_path / "exports" / "exports.json").write_text(json.dumps({"model_fingerprint": found.fingerprint}))
     file.unlink()  # refused by the gate
     with pytest.raises(InputError, match=rf"{rule}none in "):
+        choice.choose_engine(found, OPENVINO_INT8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[]", b"null", b'"text"', b"{}", b'{"model_fingerprint": ["x"]}', b'{"model_', b"\xff", b"[" * 100_000],
+    ids=["list", "null", "text", "empty", "type", "truncated", "bytes", "nested"],
+)
+def test_a_damaged_table_of_exports_is_refused_in_one_line(tmp_path, content):
+    found = version(tmp_path / "1")
+    write_int8(tmp_path, found.fingerprint)
+    (tmp_path / "exports" / "exports.json").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"; got a damaged .*exports\.json\. Train it with formats=openvino_int8"):
         choice.choose_engine(found, OPENVINO_INT8)
 
 
