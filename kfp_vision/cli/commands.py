@@ -1,18 +1,20 @@
 """The command `kfp-vision`: runs, trains, serves, predicts, searches, compiles and examines on this machine.
 
-Exit codes: 0 success, 1 failure, 2 invalid command. An error is one line on stderr; --debug adds a traceback.
+Exit codes: 0 success, 1 failure, 2 invalid command, 141 nobody reads the output any more. An error is one line on stderr;
+--debug adds a traceback.
 """
 
 import argparse
 import json
 import os
+import select
 import shlex
 import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
@@ -25,6 +27,7 @@ from kfp_vision.storage import base, retry, uris
 
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
 INTERRUPTED = 130
+NO_READER = 141  # 128 + SIGPIPE, as the shell has it of other commands
 LABEL_PORT = 8001
 SERVE_PORT = 8000  # not 8080, to which Kubeflow's page is usually forwarded
 PLACEHOLDER_REMEDY = (
@@ -93,19 +96,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     completion.complete(parser)
-    options = parser.parse_args(arguments)
+    try:
+        try:
+            return _run(parser.parse_args(arguments))
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # at the exit, Python could only print that it failed
+    except OSError as error:
+        _drop_unwritable_output()
+        return NO_READER if isinstance(error, BrokenPipeError) else _fail(error, FAILED, debug=False)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         with retry.interactive():
             return options.command(options) or DONE
     except UsageError as error:
         return _fail(error, USAGE_ERROR, options.debug)
     except (InputError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and not _is_read(sys.stdout):
+            raise
         return _fail(error, FAILED, options.debug)
     except ModuleNotFoundError as error:
         rule = "the packages that the stages run on must be installed"
         return _fail(InputError(rule, str(error), "Install kfp-vision[cpu], or kfp-vision[gpu]."), FAILED, options.debug)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("error: interrupted"), INTERRUPTED, options.debug)
+
+
+def _is_read(stream: TextIO) -> bool:
+    """Returns whether a stream has a reader, as anything but a pipe or a socket always has."""
+    watch = select.poll()
+    try:
+        watch.register(stream, 0)  # errors are always told
+    except (OSError, TypeError, ValueError):  # a stream without a file
+        return True
+    return not watch.poll(0)
+
+
+def _drop_unwritable_output() -> None:
+    """Drops what cannot be written, for Python tries once more at its exit."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:

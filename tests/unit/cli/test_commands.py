@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import yaml
@@ -19,7 +20,8 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.storage import sample, several_sample
 
-DONE, FAILED, WRONG_USE = 0, 1, 2
+DONE, FAILED, WRONG_USE, NO_READER = 0, 1, 2, 141
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 @dataclass(frozen=True)
@@ -441,6 +443,46 @@ def test_compile_check_reports_outdated_yaml_in_another_folder(tmp_path):
         "error: every YAML must match the code; got outdated mine/pipelines/image_classification.yaml, "
     )
     assert results.made() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["fields"], ["fields", "--json"], ["--help"], ["run", "-p", "images_uri=nowhere"]],
+    ids=["at the end", "in between", "help", "flushed"],
+)
+def test_ends_quietly_once_nobody_reads_its_output(tmp_path, arguments):
+    assert run_unread(arguments, tmp_path) == (NO_READER, "")
+
+
+def test_ends_quietly_once_nobody_reads_its_errors(tmp_path):
+    assert run_unread(["run", "nothing"], tmp_path, stderr=subprocess.STDOUT) == (NO_READER, None)
+
+
+def test_a_full_disk_behind_the_output_is_named(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "kfp_vision.cli", "fields"]
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (FAILED, "error: [Errno 28] No space left on device\n")
+
+
+def test_a_broken_connection_is_still_a_failure(capsys, monkeypatch):
+    monkeypatch.setattr("kfp_vision.cli.models.manage", lambda _: raise_error(BrokenPipeError(32, "Broken pipe")))
+    assert main(["models", "somewhere"]) == FAILED
+    assert capsys.readouterr().err == "error: [Errno 32] Broken pipe\n"
+
+
+def raise_error(error: Exception) -> NoReturn:
+    raise error
+
+
+def run_unread(arguments: list[str], place: Path, stderr: int = subprocess.PIPE) -> tuple[int, str | None]:
+    """Runs `kfp-vision` with a buffered output that has no reader; returns its exit code and its errors."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "kfp_vision.cli", *arguments]
+    done = subprocess.run(command, cwd=place, stdout=writing, stderr=stderr, env=BUFFERED, text=True, check=False)
+    os.close(writing)
+    return done.returncode, done.stderr
 
 
 def test_prints_its_version(tmp_path):
