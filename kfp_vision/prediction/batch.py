@@ -16,7 +16,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import MAX_NAMED, SHOWN_SEPARATOR, SkippedFiles, join_labels, show_labels
 from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, Prediction, apply_to_valid
 from kfp_vision.reports import results
-from kfp_vision.storage import atomic, reading, several_sample, uris
+from kfp_vision.storage import atomic, full_disk, reading, several_sample, uris
 
 CLASSIFY_BATCH_SIZE = 32  # images
 PREDICTION_COLUMNS = ("path", "label", "prediction", "score", "known", "known_score")
@@ -25,6 +25,7 @@ SCORE_PREFIX = "score:"  # prefix of a column with the scores of a label
 COUNT_NAMES = ("pictures", "unreadable", "labelled", "right")
 
 
+@full_disk.in_one_line("table")
 def predict_images(
     classifier: ImageClassifier,
     labels: Sequence[str],

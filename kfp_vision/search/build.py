@@ -20,7 +20,7 @@ from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.search import ann, index, parts
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.search.parts import VECTORS_FILE, PartInfo
-from kfp_vision.storage import atomic, reading, uris
+from kfp_vision.storage import atomic, full_disk, reading, uris
 
 
 def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Path) -> Version:
@@ -76,6 +76,7 @@ def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE
     return partition_numbers(partitions)
 
 
+@full_disk.in_one_line("part")
 def index_images(
     table: Path, model: Path, index_uri: str, *, part: Path, partition: int = 0, partitions: int = 1
 ) -> dict[str, int]:

@@ -38,6 +38,7 @@ from kfp_vision.records.records_folder import (
     verify_records,
 )
 from kfp_vision.reports import pages
+from kfp_vision.storage import full_disk
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, collectives, devices, feeds, monitoring, xla
 from kfp_vision.training.divergence import Diverged
@@ -68,6 +69,7 @@ OF_ONE_WORKER = ("checkpoint_uri", "checkpoint_dir", "log_uri", "model_name", "w
 SAME_START = "Give all the same checkpoint_uri, and a checkpoint_dir that all reach."
 
 
+@full_disk.in_one_line("model", "events", "page")
 @devices.loss_of_workers_in_one_line()
 def train_classifier(
     recipe: Recipe, train_records: Path, validation_records: Path, label_map: Path, *, model: Path, events: Path, page: Path
@@ -98,7 +100,8 @@ def train_classifier(
 
     Raises:
         InputError: there are no images, records are incomplete, the checkpoint does not fit, fewer GPUs are visible than
-            requested, `checkpoint_dir` belongs to another training, or with `name_unknown` a class is called `unknown`.
+            requested, `checkpoint_dir` belongs to another training, with `name_unknown` a class is called `unknown`, or a
+            disk is full.
         Diverged: the loss is not finite.
         WorkerLost: another worker has ended, or cannot be reached.
         SystemExit: this process, or another worker, received SIGTERM; `checkpoint_dir` holds the state to resume from.

@@ -33,6 +33,7 @@ from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.prediction.held_out import HELD_OUT_FILE, load_held_out
 from kfp_vision.records import tf_dataset
 from kfp_vision.records.records_folder import read_examples
+from kfp_vision.reports import pages
 from kfp_vision.repository.version import exported_version
 from kfp_vision.training import divergence, input_pipeline, monitoring, trainer
 from kfp_vision.training.augmentation import Augmentation
@@ -72,6 +73,13 @@ def test_a_class_called_unknown_is_rejected_where_images_are_to_be_named_so(fold
     ):
         train(tmp_path / "records", tmp_path / "out", advanced={"name_unknown": True})
     assert capsys.readouterr().out == ""  # no network was built yet
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_training_in_one_line(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "write_training_page", lambda *_, **__: Path("/dev/full").write_text("x"))
+    with pytest.raises(InputError, match=r"got No space left on device in \S+/out\b.*Make room there, or write to"):
+        train(folders, tmp_path / "out", train_steps=2)
 
 
 def test_learns_to_separate_two_classes(trained):
