@@ -28,6 +28,15 @@ MAX_QUEUED_STEPS = 8  # steps that may wait for the GPU; each keeps its batch in
 IMAGE_DIMENSIONS = 4  # of a batch of images; features have fewer
 SEEDS = 1 << 32  # more than Keras draws from; it takes them modulo 2^31 - 2, so that those of two devices differ by 4
 VALIDATIONS_PER_TRAINING = 5  # per training, including the last step's, unless validate_every_steps is set
+# Kinds of a state's variables, the settings that decide which of them there are, and what a state has that does not fit.
+MISFITS = {
+    "model": ("dropout_keep_prob", "a model with other variables"),
+    "optimizer": (
+        "layers_to_freeze, train_last_blocks_only, freeze_batch_norm, momentum and rmsprop_momentum",
+        "an optimizer of other variables",
+    ),
+    "averages": ("moving_average_decay", "no moving averages"),
+}
 
 HistoryRow = dict[str, float]
 Weights = list[npt.NDArray[Any]]
@@ -257,12 +266,11 @@ class Trainer:
             state: what `state` returned, maybe in another process.
 
         Raises:
-            InputError: it is of a model or an optimizer with other variables.
+            InputError: it is of a model or an optimizer with other variables, or lacks the moving averages.
         """
         for name, variable in self._variables().items():
             if name not in state.arrays or state.arrays[name].shape != variable.shape:
-                rule = "a checkpoint must be of the same model and optimizer"
-                raise InputError(rule, f"no {name} of this shape", "Choose another checkpoint_dir.")
+                raise self._misfit(name, state)
             variable.assign(state.arrays[name])
         self.step, self.history = state.step, list(state.about["history"])
         self.best_row = dict(state.about["best"])
@@ -271,6 +279,13 @@ class Trainer:
         self._best = [
             state.arrays[f"best/{number}"] for number in range(sum(name.startswith("best/") for name in state.arrays))
         ]
+
+    def _misfit(self, name: str, state: TrainingState) -> InputError:
+        """Makes the error of a state in which the variable of a name is missing or has another shape: says what to set."""
+        settings, found = MISFITS.get(name.partition("/")[0], MISFITS["model"])
+        rule = f"a training must resume with {settings} of advanced as the checkpoint has it"
+        remedy = "Set it as before, or choose another, empty checkpoint_dir."
+        return InputError(rule, f"{found} at step {state.step}", remedy)
 
     def weights(self, which: str) -> Weights:
         """Returns the weights to export, in the order of `model.weights`: their moving averages if there are any.

@@ -370,6 +370,31 @@ def test_early_stopping_keeps_the_best_weights():
     assert not np.allclose(overfitting.weights("last")[0], overfitting.weights("best")[0])
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "before", "after", "line"),
+    [
+        ("sgd", {}, {"moving_average_decay": 0.9}, "moving_average_decay of advanced .*; got no moving averages at step 0."),
+        ("momentum", {"momentum": 0.0}, {}, "layers_to_freeze, .*momentum.*; got an optimizer of other variables at step 0."),
+    ],
+)
+def test_a_state_that_does_not_fit_names_the_settings_to_keep(optimizer, before, after, line):
+    state = head_trainer(before, optimizer=optimizer).state()
+    remedy = "Set it as before, or choose another, empty checkpoint_dir."
+    with pytest.raises(InputError, match=f"^error: a training must resume with {line} {remedy}$"):
+        head_trainer(after, optimizer=optimizer).restore(state)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"layers_to_freeze": "block_0"}, {"freeze_batch_norm": True}, {"train_last_blocks_only": True}]
+)
+@pytest.mark.slow
+def test_a_training_resumed_with_other_layers_frozen_is_told_the_settings(folders, tmp_path, changes):
+    fields = {"train_steps": 1, "checkpoint_dir": str(tmp_path / "kept")}
+    train(folders, tmp_path / "first", advanced=NARROW, **fields)
+    with pytest.raises(InputError, match=f"must resume with .*{next(iter(changes))}.* as the checkpoint has it"):
+        train(folders, tmp_path / "second", advanced=NARROW | changes, **fields)
+
+
 @pytest.mark.parametrize(("patience", "last"), [(0, 10), (1, 3), (4, 5), (20, 10)])
 def test_a_resumed_training_stops_early_by_its_own_patience(patience, last):
     wrong_labels = tf.data.Dataset.from_tensors((BATCH[0], 1 - BATCH[1]))  # validation gets worse with every step
