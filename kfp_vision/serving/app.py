@@ -9,6 +9,7 @@ the right header.
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
@@ -50,6 +51,7 @@ STATUS_BY_ERROR = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404,
 STATUS_BY_ERROR |= {NotExplained: 501, Overloaded: 503, ModelNotReady: 503, ServerNotReady: 503}
 IMAGES_GO_TO = "POST images to /v1/models/NAME:predict; /v1/models lists the names."
 OTHER_METHODS = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]  # than POST
+OPAQUE_TAG = re.compile(r'"[^"]*"')  # of an entity tag, which may begin with W/
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
 THUMBNAIL_CACHE_SECONDS = (
     24 * 3600
@@ -323,7 +325,7 @@ class Application:
         Args:
             model_name: the model's name in URLs.
             content_id: the image's id, as hits have it.
-            request: 304 is returned if its `If-None-Match` header holds the id.
+            request: 304 is returned if its `If-None-Match` header names the id.
 
         Returns:
             A JPEG.
@@ -335,7 +337,7 @@ class Application:
         await self._check_ready(model_name)
         thumbnail = self.plane.get_model_from_registry(model_name).required_index().thumbnail(content_id)
         caching = {"Cache-Control": f"private, max-age={THUMBNAIL_CACHE_SECONDS}, immutable", "ETag": f'"{content_id}"'}
-        if request.headers.get("if-none-match") == caching["ETag"]:
+        if _names_tag(request, caching["ETag"]):
             return Response(status_code=304, headers=caching)
         return Response(thumbnail, headers=caching, media_type="image/jpeg")
 
@@ -406,6 +408,12 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
 
 async def _reject_method() -> Response:
     raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+
+
+def _names_tag(request: Request, tag: str) -> bool:
+    """Returns whether `If-None-Match` names an entity tag, by the weak comparison of RFC 9110, sections 8.8.3.2 and 13.1.2."""
+    named = ",".join(request.headers.getlist("if-none-match"))
+    return named.strip() == "*" or tag in OPAQUE_TAG.findall(named)
 
 
 def _version(request: Request) -> str:

@@ -151,8 +151,12 @@ def test_a_thumbnail_can_be_cached_by_clients(url):
             abs(one - other) < 8 for one, other in zip(thumbnail.getpixel((9, 9)), original.getpixel((9, 9)), strict=True)
         )
     assert answer.headers["cache-control"] == "private, max-age=86400, immutable"
-    again = requests.get(address, headers={"If-None-Match": answer.headers["etag"]}, timeout=SECONDS)
-    assert (again.status_code, again.content) == (304, b"")
+    tag = answer.headers["etag"]
+    for named in (tag, f"W/{tag}", f'"other", W/{tag},"more"', "*"):
+        again = requests.get(address, headers={"If-None-Match": named}, timeout=SECONDS)
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag), named
+    for other in ('"other"', f'"{first["id"]},"', first["id"], '"*"'):
+        assert requests.get(address, headers={"If-None-Match": other}, timeout=SECONDS).status_code == 200, other
     gone = requests.get(f"{url}{INDEX}/thumbnails/gone", timeout=SECONDS)
     assert (gone.status_code, gone.json()) == (404, {"error": "no image gone in the index; it may have changed"})
 
