@@ -128,7 +128,7 @@ def is_exported_file(path: str) -> bool:
     Args:
         path: of a file, or anything else.
     """
-    return path.endswith(tuple(SUFFIXES.values()))
+    return path.lower().endswith(tuple(SUFFIXES.values()))
 
 
 def metadata(

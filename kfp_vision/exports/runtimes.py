@@ -203,7 +203,7 @@ def open_file(path: Path, threads: int = 0) -> ExportedFile:
         return SavedModel(path, threads)
     rule, remedy = "a model file must be one that export_model wrote", "Give its .tflite, .onnx or .xml file."
     for runtime, suffix in SUFFIXES.items():
-        if path.suffix == suffix and path.is_file():
+        if path.suffix.lower() == suffix and path.is_file():
             check_installed([RUNTIME_PACKAGES[runtime]], f"a {suffix} file")
             try:
                 opened = RUNTIMES[runtime](path, threads)

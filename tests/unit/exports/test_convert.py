@@ -70,6 +70,10 @@ def test_a_file_answers_as_the_model_does(name, version, crops, tmp_path):
     allowed = 0.05 if form.calibrated or name in ("litert_float16", "openvino") else 1e-5  # OpenVINO: bfloat16 where there is
     assert np.abs(opened.probabilities(images) - expected).max() < allowed
 
+    capital = file.rename(file.with_suffix(file.suffix.upper()))
+    assert runtimes.open_file(capital).metadata == opened.metadata
+    capital.rename(file)
+
     program = PROGRAM.format(code=CODE[file.suffix])
     command = [sys.executable, "-W", "ignore", "-c", program, str(file), str(crops)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ from kfp_vision.core.errors import InputError, NotFoundError
 from kfp_vision.exports import formats, runtimes
 
 
-@pytest.mark.parametrize("name", ["classifier.tflite", "classifier.onnx", "classifier.xml"])
+@pytest.mark.parametrize("name", ["classifier.tflite", "classifier.onnx", "classifier.xml", "CLASSIFIER.ONNX"])
 def test_a_file_that_is_none_of_ours_is_refused(name, tmp_path):
     (tmp_path / name).write_bytes(b"<html>not a model</html>")
     with pytest.raises(InputError) as refusal:
@@ -24,9 +24,5 @@ def test_a_file_that_does_not_exist_is_refused(tmp_path):
 
 
 def test_a_model_folder_is_no_exported_file():
-    assert [formats.is_exported_file(path) for path in ("runs/model", "a.tflite", "a.onnx", "s/a.xml")] == [
-        False,
-        True,
-        True,
-        True,
-    ]
+    paths = ("runs/model", "a.tflite", "a.onnx", "s/a.xml", "A.ONNX")
+    assert [formats.is_exported_file(path) for path in paths] == [False, True, True, True, True]
