@@ -206,6 +206,8 @@ class LabelPage:
                 raise ValueError("too long")
             image = self._images[request.path_params["number"]]
             labels = _checked((await request.json())["labels"], several=self._several)
+        except RecursionError:
+            return JSONResponse({"error": "not an answer: lists or objects too deep in each other"}, 400)
         except (ValueError, KeyError, TypeError, IndexError) as reason:
             return JSONResponse({"error": f"not an answer: {reason}"}, 400)
         try:

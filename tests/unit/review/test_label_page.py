@@ -1,5 +1,6 @@
 """The images that the page asks about, and the list that its answers are saved in."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -79,12 +80,13 @@ def test_the_list_must_have_a_name_that_can_be_read_again(tmp_path, name):
         Labels(tmp_path / name, several=False)
 
 
-def ask(page: LabelPage, path: str, **answer: object) -> httpx.Response:
-    """Asks for a path below the key, or posts an answer to it."""
+def ask(page: LabelPage, path: str, body: bytes = b"", **answer: object) -> httpx.Response:
+    """Asks for a path below the key, or posts an answer or a body to it."""
 
     async def asked() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(page.app), base_url=f"http://page/{page.key}/") as client:
-            return await (client.post(path, json=answer) if answer else client.get(path))
+            body_of_answer = body or (json.dumps(answer).encode() if answer else b"")
+            return await (client.post(path, content=body_of_answer) if body_of_answer else client.get(path))
 
     return coroutines.result(asked())
 
@@ -123,6 +125,23 @@ def test_labels_in_any_language_are_read_again_and_others_are_refused(page, tmp_
     for name in ["nan", "NaN", "#N/A", " <NA> ", "", " ", "a\nb", "a\u2028b", "x" * 201]:
         assert ask(page, "labels/0", labels=[name]).status_code == 400
     assert list(Labels(tmp_path / "labels.csv", several=False).given.values()) == ["?"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[" * 30_000 + b"]" * 30_000, "lists or objects too deep in each other"),
+        (b'{"labels": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", "lists or objects too deep in each other"),
+        (b'{"labels": ', "Expecting value"),
+        (b'{"label": []}', "'labels'"),
+        (b'{"labels": [1]}', "labels must be a list of texts"),
+    ],
+    ids=["deep", "deep labels", "truncated", "another name", "numbers"],
+)
+def test_a_body_that_is_no_answer_is_refused(page, tmp_path, body, said):
+    refused = ask(page, "labels/0", body)
+    assert refused.status_code == 400 and refused.json()["error"].startswith(f"not an answer: {said}")
+    assert not (tmp_path / "labels.csv").exists()
 
 
 def test_of_several_labels_none_may_be_read_again_as_a_list(tmp_path):
