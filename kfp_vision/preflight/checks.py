@@ -62,7 +62,7 @@ ADVANCED_NOT_IN_RECIPE = (
 )
 # Defaults of fields that are younger than the hashes of deployed models.
 LATER_FIELDS = {"labels": ONE}
-LATER_ADVANCED = {"label_separator": ""}
+LATER_ADVANCED = {"label_separator": "", "train_last_blocks_only": False}
 
 
 class RunPreflight(NamedTuple):

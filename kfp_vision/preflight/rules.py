@@ -47,6 +47,8 @@ PREPARATION_CHOICES: dict[str, tuple[str, ...]] = {"labels": CHOICES["labels"], 
 MAX_PARTITIONS = 100  # one pod each; their outputs are passed on in one command-line argument, limited to 131,071 bytes
 MAX_TRIALS = 100  # one training each
 MAX_WORKERS = 64  # of one training
+# Far above what trainings use. More would not fit into any memory, and be found only in the training, after minutes.
+MAX_BATCH_SIZE, MAX_IMAGE_SIZE, MAX_TRAIN_STEPS = 65_536, 4_096, 1_000_000_000
 SWEEP_EXAMPLES = {
     "networks": '["inception_v1", "resnet50"]',
     "optimizers": '["sgd", "adam"]',
@@ -278,15 +280,16 @@ def check_search_values(form: Mapping[str, Any]) -> None:
 
 def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
     check_number("min_accuracy", form["min_accuracy"], *RATIO_RULE)
-    for name, usual in (("batch_size", "16"), ("train_steps", "6000")):
-        check_number(name, form[name], 1, math.inf, "a whole number above 0", usual, whole=True)
+    for name, most, usual in (("batch_size", MAX_BATCH_SIZE, "16"), ("train_steps", MAX_TRAIN_STEPS, "6000")):
+        check_number(name, form[name], 1, most + 1, f"a whole number from 1 to {most}", usual, whole=True)
     check_number("learning_rate", form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
     check_number("gpu_count", form["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
     _check_workers(form, advanced)
     for name in ("fine_tune", "train_last_layer_only"):
         check_type(name, form[name], bool, "true")
     _check_optimizer(form)
-    check_number("image_size", form["image_size"], 0, math.inf, "0 or a whole number above it", "224", whole=True)
+    rule = f"0 or a whole number up to {MAX_IMAGE_SIZE}"
+    check_number("image_size", form["image_size"], 0, MAX_IMAGE_SIZE + 1, rule, "224", whole=True)
     for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
         check_type(name, form[name], str, '"somewhere"')
     formats.parse_formats(form["formats"])

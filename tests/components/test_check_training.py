@@ -30,7 +30,7 @@ def test_valid_values_pass_without_output(fields, tmp_path):
     [
         ({"records_uri": ""}, "records_uri must be set"),
         ({"records_uri": "/no/such/records"}, "records_uri must name something that exists; got /no/such/records"),
-        ({"batch_size": 0}, "batch_size must be a whole number above 0; got 0. Set it to 16, say."),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 to 65536; got 0. Set it to 16, say."),
     ],
 )
 def test_rejects_invalid_values(fields, tmp_path, changes, line):
