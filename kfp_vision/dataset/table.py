@@ -22,7 +22,6 @@ SPLITS = ("train", "validation", "test")  # an image in several splits is used i
 MAX_SAMPLES, SAMPLES_PER_CLASS = 300, 6  # on a page
 MAX_NAMED = 10  # names in a note; the rest is only counted
 FIRST_NAMES = 3  # names in a line of output
-MAX_CELL = sys.maxsize  # characters of a cell; by default csv reads 131,072, a box of an image takes some fifty
 # Unicode categories that label maps and lists cannot hold: control characters, line and paragraph separators, surrogates (bytes
 # that are not UTF-8). Spaces and joiners of any script are allowed.
 UNWRITABLE_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
@@ -326,11 +325,16 @@ def read_unused(table: Path) -> list[UnusedImage]:
         URI, label and reason of each image.
     """
     with table.open(newline="", encoding="utf-8") as file:
-        csv.field_size_limit(MAX_CELL)
+        allow_long_cells()
         return [(row["uri"], row["label"], row["reason"]) for row in csv.DictReader(file)]
+
+
+def allow_long_cells() -> None:
+    """Lets csv read cells of any length; by default it reads 131,072 characters, and a box of an image takes some fifty."""
+    csv.field_size_limit(sys.maxsize)
 
 
 def _lines(file: Iterable[str]) -> Iterator[list[str]]:
     """Yields the cells of each line, however long: those of an image with thousands of boxes, or labels, are."""
-    csv.field_size_limit(MAX_CELL)
+    allow_long_cells()
     yield from csv.reader(file)

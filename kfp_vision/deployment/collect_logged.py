@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,6 +22,7 @@ from kfp_vision.collection import collect
 from kfp_vision.collection.collected import BATCH_SUFFIX, CollectedAnswer, list_batches, pack_batch
 from kfp_vision.core.errors import DamagedError
 from kfp_vision.dataset.images import Rejected, looks_like_image
+from kfp_vision.dataset.table import allow_long_cells
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.reports import results
 from kfp_vision.repository.version import Version
@@ -34,7 +34,6 @@ COLUMNS = ("reqType", "bytes", "id", "inferenceService")  # that are read, of th
 REQUEST = ".request"  # the end of the type of a CloudEvent that holds a request: org.kubeflow.serving.inference.request
 CLASSIFIED_TOGETHER = 32  # images
 MODEL_NAME = re.compile(r"[A-Za-z0-9][-.\w]*")  # wider than the names of Kubernetes, and never a path
-MAX_CELL = sys.maxsize  # characters of a cell of a CSV, which holds a request of some megabytes
 
 
 class LoggedRequest(NamedTuple):
@@ -137,7 +136,7 @@ def _records(content: bytes, uri: str) -> list[dict[str, Any]]:
         columns = parquet.read_columns(content, COLUMNS)
         return [dict(zip(columns, map(bytes.decode, row), strict=True)) for row in zip(*columns.values(), strict=True)]
     if name.endswith(CSV):
-        csv.field_size_limit(MAX_CELL)
+        allow_long_cells()  # one holds a request of some megabytes
         return list(csv.DictReader(io.StringIO(content.decode())))
     read = json.loads(content)
     return read if isinstance(read, list) else [read]

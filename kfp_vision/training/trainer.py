@@ -552,9 +552,7 @@ def freeze_layers(model: Any, layers_to_freeze: str) -> int:
     frozen = [layer for layer in weighted if layer.name.startswith(tuple(prefixes))] if prefixes else []
     if len(frozen) == len(weighted):
         raise InputError("layers_to_freeze of advanced must leave a layer to train", layers_to_freeze, "Name fewer.")
-    for layer in frozen:
-        layer.trainable = False
-    return len(frozen)
+    return _freeze(frozen)
 
 
 def freeze_first_blocks(model: Any) -> int:
@@ -571,9 +569,7 @@ def freeze_first_blocks(model: Any) -> int:
     fewest = next(layer.output.shape[1] for layer in reversed(weighted) if len(layer.output.shape) == IMAGE_DIMENSIONS)
     # Squeeze-and-excite has layers of one row in all blocks.
     frozen = weighted[: max((number for number, count in enumerate(rows) if count not in (fewest, 1)), default=-1) + 1]
-    for layer in frozen:
-        layer.trainable = False
-    return len(frozen)
+    return _freeze(frozen)
 
 
 def freeze_batch_norm(model: Any) -> int:
@@ -586,9 +582,13 @@ def freeze_batch_norm(model: Any) -> int:
         The number of layers that were frozen.
     """
     frozen = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in frozen:
+    return _freeze(frozen)
+
+
+def _freeze(layers: list[Any]) -> int:
+    for layer in layers:
         layer.trainable = False
-    return len(frozen)
+    return len(layers)
 
 
 def _decayed_variables(model: Any, recipe: Recipe) -> list[Any]:

@@ -90,6 +90,8 @@ def test_a_jpeg_of_which_libjpeg_warns_is_decoded_by_tensorflow(numbered):
     with RecordImages(RandomAccessRecords(numbered), SIZE) as images:
         images.crop(RecordImage((0,), (30, 40), content), whole, plain)
         images.crop(RecordImage((0,), (30, 40), warned), whole, odd)
+        with pytest.raises(DamagedError):
+            images.crop(RecordImage((0,), (30, 40), content[:100]), whole, odd)
     assert np.array_equal(odd, plain)
 
 
