@@ -18,7 +18,7 @@ from kfp_vision.core import hardware
 from kfp_vision.core.crop_shapes import SQUARE, STRETCHED
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.engines import choice, openvino_engine
+from kfp_vision.engines import choice
 from kfp_vision.engines.cropping import crop_floats
 from kfp_vision.engines.engine import (
     OPENVINO,
@@ -28,7 +28,7 @@ from kfp_vision.engines.engine import (
     TENSORFLOW,
     TENSORFLOW_BFLOAT16,
 )
-from kfp_vision.engines.openvino_engine import LARGEST_TILE
+from kfp_vision.engines.openvino_model import LARGEST_TILE, scale_by_channel
 from kfp_vision.engines.openvino_runtime import read_model
 from kfp_vision.networks import NETWORKS
 from kfp_vision.repository.version import Version, exported_version
@@ -110,7 +110,7 @@ def test_the_answer_for_an_image_does_not_depend_on_its_batch(version, images, e
 
 def test_each_channel_of_the_pixels_is_scaled_by_constants_of_its_own(version):
     model = read_model(version.folder / OPENVINO_FILE)
-    openvino_engine._scale_by_channel(model)
+    scale_by_channel(model)
     scaling = {}
     for node in model.get_ordered_ops():
         scaling.setdefault(node.get_type_name(), [operand.get_partial_shape() for operand in node.inputs()])  # of the first one
