@@ -9,7 +9,6 @@ serving/            a model repository with one version: a SavedModel from encod
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from kfp_vision.core.crop_shapes import STRETCHED
-from kfp_vision.core.frameworks import convert_variables_to_constants_v2, keras, tf
+from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.core.values import SEVERAL
 from kfp_vision.dataset import label_map
-from kfp_vision.engines import openvino_conversion
+from kfp_vision.engines import openvino_conversion, openvino_export
 from kfp_vision.engines.engine import OPENVINO_FILE, OPENVINO_HEAD_FILE
 from kfp_vision.networks import Network, decoding, find_feature_map, pretrained
 from kfp_vision.networks.pretrained import KERAS_FILE
@@ -203,8 +202,12 @@ def write_saved_model(
         answers = {"probabilities": score(logits), "embedding": tf.math.l2_normalize(features, axis=1)}
         return answers | ({"feature_map": rest[0]} if rest else {})
 
-    _write_openvino(folder / OPENVINO_FILE, tf.function(pixels_to_all, autograph=False), image_size)
-    if feature_map is not None and (folder / OPENVINO_FILE).is_file():
+    try:
+        openvino_export.write_function(pixels_to_all, image_size, folder / OPENVINO_FILE)
+    except openvino_conversion.NotConverted as reason:
+        print(f"TensorFlow will compute the answers of this model, since OpenVINO does not: {reason}")
+        return
+    if feature_map is not None:
         np.save(folder / OPENVINO_HEAD_FILE, head.kernel.numpy())
 
 
@@ -213,20 +216,3 @@ def _choose_labels(probabilities: tf.Tensor, labels: list[str], thresholds: Sequ
     chosen = probabilities >= tf.constant(thresholds, tf.float32)
     order = tf.argsort(tf.where(chosen, probabilities, probabilities - 2), axis=1, direction="DESCENDING", stable=True)
     return tf.where(tf.gather(chosen, order, batch_dims=1), tf.gather(tf.constant(labels), order), "")
-
-
-def _write_openvino(file: Path, function: Any, image_size: int) -> None:
-    """Converts a function of images to OpenVINO's format; prints why if that fails."""
-    images = np.random.default_rng(0).uniform(0, 255, (2, image_size, image_size, 3)).astype(np.float32)
-    concrete = function.get_concrete_function(tf.TensorSpec((None, *images.shape[1:]), tf.float32, name="images"))
-    answers = {name: values.numpy() for name, values in concrete(tf.constant(images)).items()}
-    with tempfile.TemporaryDirectory() as scratch:
-        graph = convert_variables_to_constants_v2(concrete).graph.as_graph_def()
-        (Path(scratch) / openvino_conversion.GRAPH_FILE).write_bytes(graph.SerializeToString())
-        np.savez(Path(scratch) / openvino_conversion.SAMPLE_FILE, images=images, **answers)
-        file.parent.mkdir()
-        try:
-            openvino_conversion.convert(Path(scratch), file)
-        except openvino_conversion.NotConverted as reason:
-            file.parent.rmdir()
-            print(f"TensorFlow will compute the answers of this model, since OpenVINO does not: {reason}")

@@ -4,7 +4,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import tf
 from kfp_vision.records.records_folder import read_records_info
 from kfp_vision.training import input_pipeline
-from kfp_vision.training.padding import even_batch_size, of_one_size
+from kfp_vision.training.frozen_layers import Forward
+from kfp_vision.training.padding import even_batch_size
 
 MAX_FEATURE_BATCH = 64  # images per forward pass
 LARGEST_FEATURE = 65504  # of float16
@@ -35,7 +36,8 @@ class CachedFeatures(NamedTuple):
 
 
 def compute_features(
-    body: Any,
+    forward: Forward,
+    width: int,
     folder: Path,
     image_size: int,
     scratch: Path,
@@ -47,7 +49,8 @@ def compute_features(
     """Computes the features of all images of a folder of records, cropped as in the evaluation.
 
     Args:
-        body: the network without its classification head: images to features.
+        forward: computes the features of a batch of images, see `frozen_layers`.
+        width: number of features of an image.
         folder: folder of records.
         image_size: height and width of the images in pixels.
         scratch: folder for the file of features.
@@ -64,9 +67,8 @@ def compute_features(
         images = min(images, max_images)
     features = images * (2 if mirrored else 1)
     file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
-    values = np.lib.format.open_memmap(file, "w+", "float16", (features, body.output.shape[-1]))
+    values = np.lib.format.open_memmap(file, "w+", "float16", (features, width))
     labels = np.empty((features, len(info.labels)), np.float32) if info.several else np.empty(features, np.int64)
-    forward = of_one_size(tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16)))
     start = overflowing = 0
     batch_size = even_batch_size(images, MAX_FEATURE_BATCH) if images else 1
     batches = input_pipeline.EvaluationBatches(
@@ -75,7 +77,7 @@ def compute_features(
     for batch, batch_labels in batches:
         for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
             end = start + len(batch_labels)
-            values[start:end], labels[start:end] = forward(view).numpy(), batch_labels.numpy()
+            values[start:end], labels[start:end] = forward(view), batch_labels.numpy()
             overflowing += int((~np.isfinite(values[start:end]).all(1)).sum())
             start = end
     return CachedFeatures(values, labels, overflowing)

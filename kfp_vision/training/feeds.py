@@ -19,6 +19,7 @@ from kfp_vision.training.features import (
     training_batches,
     validation_batches,
 )
+from kfp_vision.training.frozen_layers import forward_to_features
 from kfp_vision.training.padding import even_batch_size
 from kfp_vision.training.recipe import Recipe
 
@@ -129,9 +130,10 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: b
     Raises:
         InputError: the features of an image are no numbers, or too large to train on.
     """
-    body, head = networks.split_head(network)
+    _, head = networks.split_head(network)
     seed, flip = recipe.advanced.seed, recipe.advanced.flip
-    compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=data.crop)
+    counts = [data.train_records] * (2 if flip else 1) + [data.validation_records] * validates
+    compute = _feature_computer(network, data, recipe, sum(records_folder.read_records_info(one).images for one in counts))
     training = compute(data.train_records, mirrored=flip)
     if training.overflowing:
         rule = f"the features of each image must be numbers of at most {LARGEST_FEATURE} to train the classification head alone"
@@ -151,18 +153,27 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: b
     return Feed(head, batches, validation_batches(validation), (training, validation))
 
 
-def export_features(network: Any, data: FeedSource) -> tuple[CachedFeatures, CachedFeatures]:
+def export_features(network: Any, data: FeedSource, recipe: Recipe) -> tuple[CachedFeatures, CachedFeatures]:
     """Computes the features of some training and validation images, with the weights that the network has.
 
     Args:
         network: the Keras model.
         data: where to read.
+        recipe: with the name and the width of the network.
 
     Returns:
         The features of the training images and of the validation images, `FEATURE_IMAGES` at most of each.
     """
-    body, _ = networks.split_head(network)
-    compute = partial(compute_features, body, image_size=data.image_size, scratch=data.scratch, crop=data.crop, mirrored=False)
-    training = compute(data.train_records, max_images=FEATURE_IMAGES)
-    validation = compute(data.validation_records, max_images=FEATURE_IMAGES)
+    folders = data.train_records, data.validation_records
+    images = sum(min(records_folder.read_records_info(folder).images, FEATURE_IMAGES) for folder in folders)
+    compute = _feature_computer(network, data, recipe, images)
+    training, validation = (compute(folder, mirrored=False, max_images=FEATURE_IMAGES) for folder in folders)
     return training, validation
+
+
+def _feature_computer(network: Any, data: FeedSource, recipe: Recipe, images: int) -> Callable[..., CachedFeatures]:
+    """Returns `compute_features` for folders with so many images in all."""
+    settings = {"image_size": data.image_size, "scratch": data.scratch}
+    forward = forward_to_features(network, recipe, images=images, **settings)
+    width = network.layers[-1].input.shape[-1]
+    return partial(compute_features, forward, width, crop=data.crop, **settings)

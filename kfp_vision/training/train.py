@@ -454,7 +454,7 @@ def _fit_novelty(
     """
     if read_records_info(data.validation_records).images < MIN_IMAGES:
         return None, None
-    training, validation = feed.features or feeds.export_features(network, data)
+    training, validation = feed.features or feeds.export_features(network, data, recipe)
     if training.overflowing or validation.overflowing:
         rule = f"the features of each image must be numbers of at most {LARGEST_FEATURE} to tell unknown images"
         remedy = "Train longer, or start from weights that are trained."
