@@ -1,5 +1,6 @@
 """Registry of the networks that can be trained; adding one is one entry in `NETWORKS`."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -160,6 +161,47 @@ def split_head(model: Any) -> tuple[Any, Any]:
     body = keras.Model(model.input, dropout.input)
     features = keras.Input(body.output.shape[1:], dtype=body.output.dtype)
     return body, keras.Model(features, last(dropout(features)))
+
+
+def find_frozen_part(model: Any) -> str:
+    """Finds the layer up to which a model can be computed once for all steps, since nothing before it is trained.
+
+    Args:
+        model: from images to logits.
+
+    Returns:
+        The name of the layer: of those whose output alone leads on, the last one before the first trained layer whose output is
+        at most twice the smallest. Empty if no layer with weights is left out then.
+    """
+    operations = model.operations  # layers and others, each after those that it computes on
+    numbers = {id(operation): number for number, operation in enumerate(operations)}
+    used_until = list(range(len(operations)))  # the last one that takes the output of each
+    for number, operation in enumerate(operations[1:], 1):
+        inputs = operation.input if isinstance(operation.input, list) else [operation.input]
+        for tensor in inputs:
+            used_until[numbers[id(tensor._keras_history.operation)]] = number
+    layers = {numbers[id(layer)]: layer for layer in model.layers}
+    trained = min(number for number, layer in layers.items() if layer.trainable_weights)
+    alone = [number for number in layers if 0 < number < trained and max(used_until[:number]) <= number]
+    sizes = {number: math.prod(layers[number].output.shape[1:]) for number in alone}
+    last = max((number for number in alone if sizes[number] <= 2 * min(sizes.values())), default=0)
+    return str(layers[last].name) if any(layer.weights for number, layer in layers.items() if number <= last) else ""
+
+
+def split_at(model: Any, name: str) -> tuple[Any, Any]:
+    """Splits a model after a layer; both parts share the layers of the model.
+
+    Args:
+        model: built by a network.
+        name: of the layer, whose output alone leads on.
+
+    Returns:
+        The part up to and with the layer, and the rest, from its output to logits.
+    """
+    from kfp_vision.core.frameworks import keras
+
+    output = model.get_layer(name).output
+    return keras.Model(model.input, output), keras.Model(output, model.output)
 
 
 def find_feature_map(model: Any) -> Any | None:

@@ -1,8 +1,8 @@
-"""Features of a frozen network, computed once to train its classification head."""
+"""Features of frozen layers, computed once to train the layers after them."""
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +21,11 @@ LARGEST_FEATURE = 65504  # of float16
 
 
 class CachedFeatures(NamedTuple):
-    """The features and labels of all images of a split.
+    """The features and labels of images.
 
     Attributes:
-        values: float16 (images, width), memory-mapped from a file.
+        values: float16 (images, width) of a whole network, (images, rows, columns, channels) of its first blocks; memory-mapped
+            from a file.
         labels: int64 (images,), or where images have several, float32 (images, classes).
         overflowing: number of rows with a feature that is no number, or beyond `LARGEST_FEATURE`. After a few steps from
             random weights, batch norm's statistics are far from those of the images, and features grow from layer to layer.
@@ -37,7 +38,6 @@ class CachedFeatures(NamedTuple):
 
 def compute_features(
     forward: Forward,
-    width: int,
     folder: Path,
     image_size: int,
     scratch: Path,
@@ -50,7 +50,6 @@ def compute_features(
 
     Args:
         forward: computes the features of a batch of images, see `frozen_layers`.
-        width: number of features of an image.
         folder: folder of records.
         image_size: height and width of the images in pixels.
         scratch: folder for the file of features.
@@ -61,26 +60,46 @@ def compute_features(
     Returns:
         The features, in the order of the records; a mirrored batch follows the batch that it mirrors.
     """
-    info = read_records_info(folder)
-    images = info.images
+    images = read_records_info(folder).images
     if max_images is not None:
         images = min(images, max_images)
-    features = images * (2 if mirrored else 1)
-    file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
-    values = np.lib.format.open_memmap(file, "w+", "float16", (features, width))
-    labels = np.empty((features, len(info.labels)), np.float32) if info.several else np.empty(features, np.int64)
-    start = overflowing = 0
     batch_size = even_batch_size(images, MAX_FEATURE_BATCH) if images else 1
     batches = input_pipeline.EvaluationBatches(
         folder, image_size=image_size, batch_size=batch_size, crop=crop, max_images=max_images
     )
-    for batch, batch_labels in batches:
-        for view in (batch, batch[:, :, ::-1]) if mirrored else (batch,):
-            end = start + len(batch_labels)
-            values[start:end], labels[start:end] = forward(view), batch_labels.numpy()
-            overflowing += int((~np.isfinite(values[start:end]).all(1)).sum())
-            start = end
-    return CachedFeatures(values, labels, overflowing)
+    views = ((view, labels) for batch, labels in batches for view in ((batch, batch[:, :, ::-1]) if mirrored else (batch,)))
+    return cache_features(forward, views, images * (2 if mirrored else 1), scratch)
+
+
+def cache_features(
+    forward: Forward, batches: Iterable[tuple[tf.Tensor, tf.Tensor]], count: int, scratch: Path
+) -> CachedFeatures:
+    """Computes the features of the first images of some batches.
+
+    Args:
+        forward: computes the features of a batch of images, see `frozen_layers`.
+        batches: images, and labels as in `input_pipeline`; at least `count` images.
+        count: number of images.
+        scratch: folder for the file of features.
+
+    Returns:
+        The features, in the order of the batches.
+    """
+    file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
+    cached = CachedFeatures(np.empty((0, 0), np.float16), np.empty(0, np.int64))
+    done = overflowing = 0
+    for images, batch_labels in batches:
+        values, labels = forward(images)[: count - done], batch_labels.numpy()[: count - done]
+        if not done:
+            table = np.lib.format.open_memmap(file, "w+", "float16", (count, *values.shape[1:]))
+            cached = CachedFeatures(table, np.empty((count, *labels.shape[1:]), labels.dtype))
+        end = done + len(labels)
+        cached.values[done:end], cached.labels[done:end] = values, labels
+        overflowing += int((~np.isfinite(values).all(tuple(range(1, values.ndim)))).sum())
+        done = end
+        if done == count:
+            break
+    return cached._replace(overflowing=overflowing)
 
 
 def training_batches(
@@ -96,7 +115,7 @@ def training_batches(
         part: (i, n) for the i-th of n equal slices of every batch.
 
     Yields:
-        float32 features (slice, width), and labels (slice, ...).
+        float32 features (slice, ...), and labels (slice, ...).
     """
     draw = input_pipeline.draw_slices(len(cached.labels), batch_size=batch_size, seed=seed, part=part)
     for step in itertools.count(first_step):

@@ -1,5 +1,6 @@
 """The input of a training: batches of images, or of features that are computed once."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
@@ -15,17 +16,21 @@ from kfp_vision.training import augmentation, devices, input_pipeline
 from kfp_vision.training.features import (
     LARGEST_FEATURE,
     CachedFeatures,
+    cache_features,
     compute_features,
     training_batches,
     validation_batches,
 )
-from kfp_vision.training.frozen_layers import forward_to_features
+from kfp_vision.training.frozen_layers import Forward, forward_pass
 from kfp_vision.training.padding import even_batch_size
 from kfp_vision.training.recipe import Recipe
 
 Batches = Iterator[tuple[tf.Tensor, tf.Tensor]]
 MAX_VALIDATION_BATCH = 64
 CACHE_DIVISOR = 4  # decoded images may take this fraction of the memory: 1/4
+MAX_VIEWS = 12  # of an image, whose features are computed once: as many as epochs pay, see benchmarks/README.md
+FEATURE_BYTES = 2  # float16
+MAX_VIEW_BYTES = 4 << 30  # on the disk, for all views
 FEATURE_IMAGES = 2048  # of each split, for what an export stores of the training images; seconds of a training of minutes
 VALIDATION_IMAGES = 512  # for the learning curve; the evaluation stage uses all images
 
@@ -102,7 +107,7 @@ def image_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
         pixels, uniform = images
         return augmentation.augment_on_device(pixels, uniform, drawn)
 
-    held_out = min(records_folder.read_records_info(data.validation_records).images, VALIDATION_IMAGES)
+    held_out = min(_count(data.validation_records), VALIDATION_IMAGES)
     if not held_out:
         return Feed(network, batches, None, prepare=prepare)
     validation = input_pipeline.EvaluationBatches(
@@ -131,26 +136,41 @@ def feature_feed(network: Any, data: FeedSource, recipe: Recipe, *, validates: b
         InputError: the features of an image are no numbers, or too large to train on.
     """
     _, head = networks.split_head(network)
-    seed, flip = recipe.advanced.seed, recipe.advanced.flip
-    counts = [data.train_records] * (2 if flip else 1) + [data.validation_records] * validates
-    compute = _feature_computer(network, data, recipe, sum(records_folder.read_records_info(one).images for one in counts))
+    flip = recipe.advanced.flip
+    images = _count(data.train_records) * (2 if flip else 1) + (_count(data.validation_records) if validates else 0)
+    compute = partial(_compute, _forward_pass(network, _body, data, recipe, images), data)
     training = compute(data.train_records, mirrored=flip)
-    if training.overflowing:
-        rule = f"the features of each image must be numbers of at most {LARGEST_FEATURE} to train the classification head alone"
-        found = f"{training.overflowing} of {len(training.labels)} with others"
-        remedy = "Start from weights that are trained, or train all layers: train_last_layer_only=false, and no head_steps."
-        raise InputError(rule, found, remedy)
-    validation = compute(data.validation_records, mirrored=False) if validates else None
-    images = len(training.labels) + (len(validation.labels) if validation else 0)
-    print(f"computed the features of {images} images, once for all steps", flush=True)
+    validation = compute(data.validation_records) if validates else None
+    return _feed_of_features(head, training, validation, recipe)
 
-    def batches(first_step: int, part: tuple[int, int]) -> Batches:
-        order = {"batch_size": recipe.batch_size, "seed": seed, "first_step": first_step}
-        return training_batches(training, part=part, **order)
 
-    if not validation or not len(validation.labels):
-        return Feed(head, batches, None)
-    return Feed(head, batches, validation_batches(validation), (training, validation))
+def block_feed(network: Any, data: FeedSource, recipe: Recipe) -> Feed:
+    """Feeds the last blocks with what the frozen layers before them make of augmented images, `MAX_VIEWS` of each at most.
+
+    Where no layer is frozen, and where that would take more than `MAX_VIEW_BYTES`, it feeds images to the whole network.
+
+    Args:
+        network: the Keras model.
+        data: where to read.
+        recipe: how to train.
+
+    Returns:
+        Batches of features, float32 (batch, rows, columns, channels), and labels as in `input_pipeline`.
+
+    Raises:
+        InputError: the features of an image are no numbers, or too large to train on.
+    """
+    images, layer = image_feed(network, data, recipe), networks.find_frozen_part(network)
+    views = min(MAX_VIEWS * _count(data.train_records), recipe.train_steps * recipe.batch_size)
+    if not layer or views * FEATURE_BYTES * math.prod(network.get_layer(layer).output.shape[1:]) > MAX_VIEW_BYTES:
+        return images
+    _, blocks = networks.split_at(network, layer)
+    held_out = min(_count(data.validation_records), VALIDATION_IMAGES)
+    forward = _forward_pass(network, lambda model: networks.split_at(model, layer)[0], data, recipe, views + held_out)
+    batches = ((images.prepare(pixels), labels) for pixels, labels in images.batches(0, (0, 1)))
+    training = cache_features(forward, batches, views, data.scratch)
+    validation = _compute(forward, data, data.validation_records, max_images=held_out)
+    return _feed_of_features(blocks, training, validation, recipe)._replace(features=None)
 
 
 def export_features(network: Any, data: FeedSource, recipe: Recipe) -> tuple[CachedFeatures, CachedFeatures]:
@@ -165,15 +185,46 @@ def export_features(network: Any, data: FeedSource, recipe: Recipe) -> tuple[Cac
         The features of the training images and of the validation images, `FEATURE_IMAGES` at most of each.
     """
     folders = data.train_records, data.validation_records
-    images = sum(min(records_folder.read_records_info(folder).images, FEATURE_IMAGES) for folder in folders)
-    compute = _feature_computer(network, data, recipe, images)
-    training, validation = (compute(folder, mirrored=False, max_images=FEATURE_IMAGES) for folder in folders)
+    images = sum(min(_count(folder), FEATURE_IMAGES) for folder in folders)
+    forward = _forward_pass(network, _body, data, recipe, images)
+    training, validation = (_compute(forward, data, folder, max_images=FEATURE_IMAGES) for folder in folders)
     return training, validation
 
 
-def _feature_computer(network: Any, data: FeedSource, recipe: Recipe, images: int) -> Callable[..., CachedFeatures]:
-    """Returns `compute_features` for folders with so many images in all."""
-    settings = {"image_size": data.image_size, "scratch": data.scratch}
-    forward = forward_to_features(network, recipe, images=images, **settings)
-    width = network.layers[-1].input.shape[-1]
-    return partial(compute_features, forward, width, crop=data.crop, **settings)
+def _count(records: Path) -> int:
+    return records_folder.read_records_info(records).images
+
+
+def _body(network: Any) -> Any:
+    return networks.split_head(network)[0]
+
+
+def _forward_pass(network: Any, part: Callable[[Any], Any], data: FeedSource, recipe: Recipe, images: int) -> Forward:
+    return forward_pass(network, part, recipe, image_size=data.image_size, images=images, scratch=data.scratch)
+
+
+def _compute(
+    forward: Forward, data: FeedSource, folder: Path, *, mirrored: bool = False, max_images: int | None = None
+) -> CachedFeatures:
+    return compute_features(
+        forward, folder, data.image_size, data.scratch, mirrored=mirrored, crop=data.crop, max_images=max_images
+    )
+
+
+def _feed_of_features(model: Any, training: CachedFeatures, validation: CachedFeatures | None, recipe: Recipe) -> Feed:
+    """Returns the feed of a model of features that are computed; raises InputError if some cannot be trained on."""
+    if training.overflowing:
+        rule = f"the features of each image must be numbers of at most {LARGEST_FEATURE} to train the layers after them alone"
+        found = f"{training.overflowing} of {len(training.labels)} with others"
+        settings = "train_last_layer_only=false, and neither head_steps nor train_last_blocks_only in advanced"
+        raise InputError(rule, found, f"Start from weights that are trained, or train all layers: {settings}.")
+    images = len(training.labels) + (len(validation.labels) if validation else 0)
+    print(f"computed the features of {images} images, once for all steps", flush=True)
+
+    def batches(first_step: int, part: tuple[int, int]) -> Batches:
+        order = {"batch_size": recipe.batch_size, "seed": recipe.advanced.seed, "first_step": first_step}
+        return training_batches(training, part=part, **order)
+
+    if not validation or not len(validation.labels):
+        return Feed(model, batches, None)
+    return Feed(model, batches, validation_batches(validation), (training, validation))

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -47,13 +47,13 @@ from kfp_vision.training.objectives import Objective, choose_objective
 from kfp_vision.training.recipe import Recipe
 from kfp_vision.training.successive_halving import Ended, Rungs, rung_steps
 from kfp_vision.training.trainer import (
-    IMAGE_DIMENSIONS,
     HistoryRow,
     Trainer,
     build_network,
     freeze_batch_norm,
     freeze_first_blocks,
     freeze_layers,
+    takes_images,
 )
 
 __all__ = ["Diverged", "Recipe", "train_classifier"]
@@ -130,7 +130,7 @@ def train_classifier(
             network = _build_network(recipe, len(labels), precision, shape, several=about.several)
             crop = WHOLE if about.several else NETWORKS[recipe.network].crop
             data = feeds.FeedSource(train_records, validation_records, shape["image_size"], scratch, crop)
-            feed = (feeds.feature_feed if recipe.train_last_layer_only else feeds.image_feed)(network, data, recipe)
+            feed = _choose_feed(recipe)(network, data, recipe)
             balanced = recipe.advanced.class_weights == "balanced"
             class_weights = _balanced_weights(train_records, objective) if balanced else None
             how = partial(Trainer, prepare=feed.prepare, tuned=tuned)
@@ -238,6 +238,12 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
     return network
 
 
+def _choose_feed(recipe: Recipe) -> Callable[[Any, feeds.FeedSource, Recipe], feeds.Feed]:
+    if recipe.train_last_layer_only:
+        return feeds.feature_feed
+    return feeds.block_feed if recipe.advanced.train_last_blocks_only else feeds.image_feed
+
+
 def _train_head(
     network: Any,
     data: feeds.FeedSource,
@@ -305,7 +311,7 @@ def _resume(trainer: Trainer, identity: Mapping[str, Any]) -> checkpointing.Chec
 def _describe_first_step(trainer: Trainer, *, tuned: bool) -> str:
     """Says what the first of the remaining steps waits for; empty if for nothing long."""
     recipe = trainer.recipe
-    if recipe.train_last_layer_only or trainer.step >= recipe.train_steps:
+    if not takes_images(trainer.model) or trainer.step >= recipe.train_steps:
         return ""
     gpus, images = devices.count_gpus(), recipe.train_steps * recipe.batch_size
     return xla.describe_first_step(recipe.advanced.xla, gpus, images, workers=devices.rank_and_size()[1], tuned=tuned)
@@ -371,11 +377,11 @@ def _run_monitored(
 
 
 def _log_first_images(batches: Iterator[Any], trainer: Trainer, monitor: monitoring.TrainingMonitor) -> Iterator[Any]:
-    """Passes batches on, and logs the images of the first one. Features, which have fewer dimensions, are not logged."""
+    """Passes batches on, and logs the images of the first one, unless the batches are of features."""
     first = next(batches)
     images = tf.nest.map_structure(lambda parts: trainer.strategy.experimental_local_results(parts)[0], first[0])
     prepared = trainer.prepare(images)
-    if len(prepared.shape) == IMAGE_DIMENSIONS:
+    if takes_images(trainer.model):
         monitor.log_images(prepared)
     yield first
     yield from batches

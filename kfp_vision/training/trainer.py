@@ -25,14 +25,14 @@ from kfp_vision.training.recipe import Recipe
 
 HISTORY_ROWS = 60
 MAX_QUEUED_STEPS = 8  # steps that may wait for the GPU; each keeps its batch in memory
-IMAGE_DIMENSIONS = 4  # of a batch of images; features have fewer
+IMAGE_DIMENSIONS, IMAGE_CHANNELS = 4, 3  # of a batch of images
 SEEDS = 1 << 32  # more than Keras draws from; it takes them modulo 2^31 - 2, so that those of two devices differ by 4
 VALIDATIONS_PER_TRAINING = 5  # per training, including the last step's, unless validate_every_steps is set
 # Kinds of a state's variables, the settings that decide which of them there are, and what a state has that does not fit.
 MISFITS = {
-    "model": ("dropout_keep_prob", "a model with other variables"),
+    "model": ("dropout_keep_prob and train_last_blocks_only", "a model with other variables"),
     "optimizer": (
-        "layers_to_freeze, train_last_blocks_only, freeze_batch_norm, momentum and rmsprop_momentum",
+        "layers_to_freeze, freeze_batch_norm, momentum and rmsprop_momentum",
         "an optimizer of other variables",
     ),
     "averages": ("moving_average_decay", "no moving averages"),
@@ -60,6 +60,15 @@ def build_network(name: str, classes: int, precision: str, **options: Any) -> An
         return NETWORKS[name].build(classes, **options)
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+def takes_images(model: Any) -> bool:
+    """Returns whether a model takes images, and not features of them.
+
+    Args:
+        model: a Keras model.
+    """
+    return len(model.input_shape) == IMAGE_DIMENSIONS and model.input_shape[-1] == IMAGE_CHANNELS
 
 
 class Trainer:
@@ -138,7 +147,7 @@ class Trainer:
         self.steps_per_call = devices.steps_per_call(gpus, recipe.batch_size)
         # A processor's sums are there with the step.
         self._queued_steps = max(MAX_QUEUED_STEPS, 2 * self.steps_per_call) if gpus or self._is_alone else 1
-        images = recipe.train_steps * recipe.batch_size if len(model.input_shape) == IMAGE_DIMENSIONS else 0
+        images = recipe.train_steps * recipe.batch_size if takes_images(model) else 0
         workers = devices.rank_and_size()[1]
         compiles = xla.uses_xla(recipe.advanced.xla, gpus, images, workers=workers, tuned=tuned)
         compile_options = {"jit_compile": True} if compiles else {}

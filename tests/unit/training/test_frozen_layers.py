@@ -24,12 +24,15 @@ def network(request):
 
 
 def forward(network, scratch, images=frozen_layers.MIN_IMAGES_TO_CONVERT):
-    return frozen_layers.forward_to_features(network, RECIPE, image_size=SIZE, images=images, scratch=scratch)
+    return frozen_layers.forward_pass(network, body, RECIPE, image_size=SIZE, images=images, scratch=scratch)
+
+
+def body(network):
+    return networks.split_head(network)[0]
 
 
 def features_of(network) -> np.ndarray:
-    body, _ = networks.split_head(network)
-    return tf.cast(body(IMAGES, training=False), tf.float32).numpy()
+    return tf.cast(body(network)(IMAGES, training=False), tf.float32).numpy()
 
 
 def converted(scratch) -> list[str]:

@@ -67,7 +67,7 @@ def mean_colours(images: tf.Tensor) -> np.ndarray:
 
 
 def test_features_carry_the_labels_of_their_images(folders, tmp_path):
-    found = compute_features(mean_colours, 3, folders / "validation", 32, tmp_path, mirrored=True)
+    found = compute_features(mean_colours, folders / "validation", 32, tmp_path, mirrored=True)
     np.testing.assert_array_equal(found.labels[:VALIDATION], hot(folders / "validation"))
     np.testing.assert_array_equal(found.labels[VALIDATION:], hot(folders / "validation"))
 

@@ -38,7 +38,7 @@ from kfp_vision.repository.version import exported_version
 from kfp_vision.training import divergence, input_pipeline, monitoring, trainer
 from kfp_vision.training.augmentation import Augmentation
 from kfp_vision.training.features import compute_features, training_batches
-from kfp_vision.training.frozen_layers import forward_to_features
+from kfp_vision.training.frozen_layers import forward_pass
 from kfp_vision.training.objectives import OneLabel
 from kfp_vision.training.train import _balanced_weights
 
@@ -681,8 +681,10 @@ def mean_network() -> tuple[keras.Model, list[tf.TensorShape]]:
 def test_features_are_traced_once_though_the_last_batch_is_smaller(tmp_path, folders, monkeypatch):
     monkeypatch.setattr("kfp_vision.training.features.MAX_FEATURE_BATCH", 5)
     network, traced = mean_network()
-    forward = forward_to_features(network, RECIPE, image_size=32, images=32, scratch=tmp_path)
-    features = compute_features(forward, 3, folders / "train", 32, tmp_path, mirrored=False)
+    forward = forward_pass(
+        network, lambda model: networks.split_head(model)[0], RECIPE, image_size=32, images=32, scratch=tmp_path
+    )
+    features = compute_features(forward, folders / "train", 32, tmp_path, mirrored=False)
     assert traced == [(5, 32, 32, 3)]
     images, labels = next(iter(input_pipeline.EvaluationBatches(folders / "train", image_size=32, batch_size=32)))
     np.testing.assert_array_equal(features.labels, labels)
@@ -720,8 +722,8 @@ def test_a_head_is_not_trained_on_features_that_are_too_large(folders, tmp_path,
 def test_frozen_features_equal_the_network_and_are_batched_in_a_seeded_order(tmp_path, folders):
     model = NETWORKS["inception_v1"].build(2, image_size=32, depth_multiplier=0.1)
     body, last = networks.split_head(model)
-    forward = forward_to_features(model, RECIPE, image_size=32, images=64, scratch=tmp_path)
-    features = compute_features(forward, body.output.shape[-1], folders / "train", 32, tmp_path, mirrored=True)
+    forward = forward_pass(model, lambda _: body, RECIPE, image_size=32, images=64, scratch=tmp_path)
+    features = compute_features(forward, folders / "train", 32, tmp_path, mirrored=True)
     assert features.values.shape == (64, body.output.shape[-1]) and features.labels.tolist().count(0) == 32
     images, labels = next(iter(input_pipeline.EvaluationBatches(folders / "train", image_size=32, batch_size=64)))
     np.testing.assert_allclose(last(features.values[:32].astype("float32")), model(images), atol=0.02)
