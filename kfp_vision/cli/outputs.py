@@ -1,6 +1,5 @@
 """Collects a run's results into the output folder."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -33,6 +32,8 @@ def collect_results(run_dir: Path) -> dict[str, Any]:
 
 
 def _collect_records(run_dir: Path) -> dict[str, Any]:
+    from kfp_vision.dataset.table import read_unused  # needs packages that the plain install lacks
+
     (joined,) = run_dir.glob("*/join-records")
     records = run_dir / "records"
     records.mkdir()
@@ -45,8 +46,7 @@ def _collect_records(run_dir: Path) -> dict[str, Any]:
         shutil.copyfile(file, records / file.name)
     shutil.copyfile(joined / "refused", records / "refused.csv")
     shutil.copyfile(joined / "summary", run_dir / "report.html")
-    with (joined / "refused").open(newline="", encoding="utf-8") as table:
-        refused = sum(1 for _ in csv.DictReader(table))
+    refused = len(read_unused(joined / "refused"))
     found = {"records": str(records), "pictures": images, "refused": refused, "report": str(run_dir / "report.html")}
     return {"run_dir": str(run_dir), **found}
 

@@ -17,6 +17,7 @@ from kfp_vision.dataset.import_lines import (
 )
 from kfp_vision.dataset.invalid_lines import InvalidLine
 from kfp_vision.dataset.label_cells import joined, read_cell
+from kfp_vision.dataset.table import allow_long_cells
 
 DELIMITERS = (",", ";", "\t", "|")
 SPACE = " "  # only where no other parts the lines
@@ -51,6 +52,7 @@ def read_rows(text: str, delimiter: str = "") -> Iterator[tuple[int, list[str]]]
     given = DELIMITER_LINE.match(text)
     delimiter = given[1] if given else delimiter or find_delimiter(text)
     text = SPACE_AFTER_QUOTE.sub('"', text)
+    allow_long_cells()
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
         for row in reader:

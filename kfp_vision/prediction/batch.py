@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.dataset import image_files
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.dataset.table import MAX_NAMED, SHOWN_SEPARATOR, SkippedFiles, join_labels, show_labels
+from kfp_vision.dataset.table import (
+    MAX_NAMED,
+    SHOWN_SEPARATOR,
+    SkippedFiles,
+    allow_long_cells,
+    join_labels,
+    show_labels,
+)
 from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, Prediction, apply_to_valid
 from kfp_vision.reports import results
 from kfp_vision.storage import atomic, full_disk, reading, several_sample, uris
@@ -148,6 +155,7 @@ def join_predictions(
         InputError: All tables are empty.
     """
     total, given = dict.fromkeys(COUNT_NAMES, 0), _GivenLabels(labels, several=several)
+    allow_long_cells()  # an image may have thousands of labels
     with atomic.replacing(table) as beside, ExitStack() as opened:
         readers = [csv.reader(opened.enter_context(part.open(newline="", encoding="utf-8"))) for part in parts]
         with beside.open("w", newline="", encoding="utf-8") as file:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.core.values import sort_labels
-from kfp_vision.dataset.table import LABEL_SEPARATOR, show_labels
+from kfp_vision.dataset.table import LABEL_SEPARATOR, allow_long_cells, show_labels
 from kfp_vision.repository.version import SERVING_FOLDER, versions
 from kfp_vision.search import ann, parts
 from kfp_vision.search.embedding import Embedder
@@ -138,6 +138,7 @@ class Index:
         self.folder, self.about = folder, read_index_info(folder)
         within = folder / str(self.about.generation)
         shape = (self.about.pictures, self.about.dimension)
+        allow_long_cells()  # an image may have thousands of labels
         try:
             self.vectors: ann.Vectors = np.memmap(within / VECTORS_FILE, "float16", "r", shape=shape)
             with (within / IMAGES_FILE).open(**parts.TEXT_OPTIONS) as file:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.dataset.table import ImageRow, show_labels, write_unused
+from kfp_vision.dataset.table import ImageRow, allow_long_cells, show_labels, write_unused
 from kfp_vision.prediction import batch
 from kfp_vision.search.ann import Vectors
 from kfp_vision.search.embedding import EmbeddedImage, Embedder
@@ -144,6 +144,7 @@ def concatenate_parts(parts: Sequence[Path], folder: Path) -> None:
         _concatenate([part / name for part in filled], folder / name)
     lengths = [np.diff(np.load(part / OFFSETS_FILE)) for part in filled]
     np.save(folder / OFFSETS_FILE, np.cumsum(np.concatenate([[0], *lengths]), dtype="int64"))
+    allow_long_cells()  # an image may have thousands of labels
     with (folder / IMAGES_FILE).open("w", **TEXT_OPTIONS) as table:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(INDEX_COLUMNS)

@@ -1,10 +1,12 @@
 """The results of a run, collected from the outputs of its stages."""
 
+import csv
 import json
 
 import pytest
 
 from kfp_vision.cli import commands, outputs
+from kfp_vision.dataset import table
 from kfp_vision.prediction import batch
 
 COUNTS = {"pictures": 9, "unreadable": 1, "labelled": 7, "right": 5}
@@ -27,3 +29,15 @@ def test_what_predictions_reach_is_called_by_its_name(tmp_path, capsys, several,
     assert result[name] == 5 / 7
     commands._show_predictions(result)
     assert capsys.readouterr().out.splitlines()[-1] == line
+
+
+def test_rejected_images_with_cells_beyond_the_limit_of_csv_are_counted(tmp_path):
+    stage, joined = tmp_path / "pipeline" / "split-images" / "label_map", tmp_path / "pipeline" / "join-records"
+    stage.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        (joined / f"{split}_records").mkdir(parents=True)
+        (joined / f"{split}_records" / "records.json").write_text('{"images": 1}')
+    (joined / "summary").write_text("")
+    table.write_unused(joined / "refused", [("a.jpg", "x" * 200_000, "damaged")])
+    csv.field_size_limit(131_072)  # Python's
+    assert outputs.collect_results(tmp_path)["refused"] == 1

@@ -1,5 +1,7 @@
 """The delimiter and the header of CSV files, of which nothing says what they are."""
 
+import csv
+
 import pytest
 
 from kfp_vision.dataset import import_csv
@@ -136,3 +138,8 @@ def test_numbers_that_pandas_wrote_as_floats_are_whole():
     assert [line.label for line in lines] == ["3", "", "10"]
     lines, _ = read_lines("filename,label\na.jpg,3.0\nb.jpg,3.1\n")
     assert [line.label for line in lines] == ["3.0", "3.1"]
+
+
+def test_a_cell_may_be_longer_than_the_limit_of_csv():
+    csv.field_size_limit(131_072)  # Python's
+    assert list(import_csv.read_rows(f"a.jpg,{'x' * 200_000}\n")) == [(1, ["a.jpg", "x" * 200_000])]

@@ -187,6 +187,16 @@ def test_empty_partitions_are_joined_but_no_images_at_all_are_rejected(classifie
     assert not (tmp_path / "none.csv").exists()
 
 
+def test_tables_with_cells_beyond_the_limit_of_csv_are_joined(tmp_path):
+    long = "|".join(f"{number:05}" for number in range(30_000))  # the labels of one image
+    (tmp_path / "part.csv").write_text(f"path,label,prediction,score,known,known_score\na.jpg,{long},{long},0.9,,\n")
+    csv.field_size_limit(131_072)  # Python's
+    parts, labels = [tmp_path / "part.csv"], long.split("|")
+    counts = batch.join_predictions(parts, labels, tmp_path / "joined.csv", "there", several=True)
+    assert counts == {"pictures": 1, "unreadable": 0, "labelled": 1, "right": 1}
+    assert (tmp_path / "joined.csv").read_bytes() == (tmp_path / "part.csv").read_bytes()
+
+
 def test_several_batches_are_classified_in_order(classifier, tmp_path):
     chosen = [list(colour_model.RGB)[number % 3] for number in range(2 * batch.CLASSIFY_BATCH_SIZE + 5)]
     for number, colour in enumerate(chosen):

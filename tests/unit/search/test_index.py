@@ -1,5 +1,6 @@
 """The search index: nearest neighbours, building in parts, updates, and damaged or interrupted writes."""
 
+import csv
 import io
 import json
 import shutil
@@ -397,6 +398,21 @@ def write_index_files(folder: Path, vectors: np.ndarray, *, regions: bool) -> Pa
     about = IndexInfo("flowers", "any", vectors.shape[1], number, 1, found.recall, found.probes)
     (folder / "index.json").write_text(json.dumps(asdict(about)))
     return folder
+
+
+@pytest.mark.parametrize("read", ["joined", "opened"])
+def test_the_table_may_have_cells_beyond_the_limit_of_csv(tmp_path, read):
+    long = "\t".join(f"{number:05}" for number in range(30_000))  # the labels of one image
+    folder = write_index_files(tmp_path, clustered(2, 24), regions=False)
+    table = folder / "1" / "pictures.csv"
+    table.write_text(table.read_text().replace("odd", long))
+    csv.field_size_limit(131_072)  # Python's
+    if read == "opened":
+        assert Index(folder).images[1].labels == long.split("\t")
+    else:
+        (tmp_path / "joined").mkdir()
+        parts.concatenate_parts([folder / "1"], tmp_path / "joined")
+        assert (tmp_path / "joined" / "pictures.csv").read_bytes() == table.read_bytes()
 
 
 @pytest.mark.parametrize("regions", [False, True])
