@@ -9,9 +9,10 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import show_labels
 from kfp_vision.deployment.deploy import read_json, target_of
 from kfp_vision.records import records_folder
-from kfp_vision.storage import atomic, reading, uris
+from kfp_vision.storage import atomic, full_disk, reading, uris
 
 
+@full_disk.in_one_line("answer")
 def call_endpoint(
     endpoint: Path, validation_records: Path, test_records: Path, test_image_uri: str, answer: Path
 ) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def _known_columns(answer: Prediction) -> tuple[str, str]:
     return str(answer.known).lower(), f"{answer.known_score:.6f}"
 
 
+@full_disk.in_one_line("table")
 def join_predictions(
     parts: Sequence[Path], labels: Sequence[str], table: Path, images_uri: str, *, several: bool = False
 ) -> dict[str, int]:

@@ -9,7 +9,7 @@ from kfp_vision.core.errors import InputError
 from kfp_vision.repository import papers
 from kfp_vision.repository.folder_repository import FolderRepository
 from kfp_vision.repository.version import SAVED_MODEL_FILE, Version
-from kfp_vision.storage import atomic, base, reading, uris, writing
+from kfp_vision.storage import atomic, base, full_disk, reading, uris, writing
 from kfp_vision.storage.base import FileInfo
 
 MIN_KEPT_VERSIONS = 2  # the newest and its predecessor, which servers still answer with until they have loaded the newest
@@ -111,6 +111,7 @@ def is_trained_from(uri: str, trained_from: str) -> bool:
     return any(newest.about.get("trained_from") == trained_from for newest in repository_at(uri).versions()[-1:])
 
 
+@full_disk.in_one_line("uri")
 def publish(version: Version, uri: str, kept: int = 0) -> int:
     """Copies a version into a repository as its newest, unless the newest is already a copy of it.
 

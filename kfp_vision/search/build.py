@@ -23,6 +23,7 @@ from kfp_vision.search.parts import VECTORS_FILE, PartInfo
 from kfp_vision.storage import atomic, full_disk, reading, uris
 
 
+@full_disk.in_one_line("model")
 def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Path) -> Version:
     """Creates a model folder with the newest version of a trained model, or with a pretrained network.
 
@@ -47,6 +48,7 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
     return version.exported_version(model)
 
 
+@full_disk.in_one_line("table")
 def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE) -> list[int]:
     """Writes the table of the images at a URI, and returns the partitions to loop over.
 
@@ -104,6 +106,7 @@ def index_images(
     return {"pictures": written.pictures, "computed": written.computed}
 
 
+@full_disk.in_one_line("folder")
 def join_index(parts: Sequence[Path], model: Path, *, folder: Path, refused: Path) -> dict[str, Any]:
     """Joins the parts of an index.
 

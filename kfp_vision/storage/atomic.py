@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kfp_vision.storage import full_disk
+
 # Suffixes of temporary names next to an output: the new version, the version it replaces, and a working folder.
 PARTIAL_SUFFIX, BACKUP_SUFFIX, SCRATCH_SUFFIX = ".partial", ".before", ".scratch"
 TEMPORARY_PREFIX = "kfp-vision"  # prefix of temporary folders
@@ -84,6 +86,7 @@ def write_new(path: Path, content: bytes) -> None:
         raise
 
 
+@full_disk.in_one_line("path")
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes indented JSON to a file, atomically.
 

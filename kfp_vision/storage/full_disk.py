@@ -24,7 +24,8 @@ def in_one_line(*outputs: str) -> Callable[[Callable[Parameters, Returned]], Cal
     """Decorates a function that writes, so that a full disk is an error of one line.
 
     Args:
-        outputs: names of the parameters that say where it writes: paths, or dictionaries of paths.
+        outputs: names of the parameters that say where it writes: paths, dictionaries of paths, or URIs, which count if they
+            are local.
 
     Returns:
         The decorator. The function raises InputError in place of what finds the disk full, and any other error as it is.
@@ -61,7 +62,7 @@ def _full_disk(error: Exception, reason: str, outputs: list[Any]) -> InputError:
         candidates = [file]
     else:
         each = [list(output.values()) if isinstance(output, Mapping) else [output] for output in outputs]
-        candidates = [path for paths in each for path in paths if isinstance(path, Path)] + [scratch]
+        candidates = [path for paths in each for place in paths if (path := _local(place))] + [scratch]
     folders = list(map(_existing, candidates))
     disks = {folder.stat().st_dev: folder for folder in reversed(folders)}
     places = [folder for folder in dict.fromkeys(folders) if folder in disks.values()]
@@ -69,6 +70,12 @@ def _full_disk(error: Exception, reason: str, outputs: list[Any]) -> InputError:
     if scratch.stat().st_dev in disks:
         remedy += " TMPDIR names the one of temporary files."
     return InputError("the disk must have room for what is written", f"{reason} in {' or '.join(map(str, places))}", remedy)
+
+
+def _local(place: object) -> Path | None:
+    """Returns the path of an output; None for one in a bucket, and for none."""
+    text = str(place or "").removeprefix("file://")
+    return Path(text) if text and "://" not in text else None
 
 
 def _file(error: Exception) -> Path | None:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.dataset import label_map, scan
-from kfp_vision.dataset.split import remove_leaks, split_images, split_rows
+from kfp_vision.dataset import label_map, scan, table
+from kfp_vision.dataset.split import remove_leaks, split_images, split_rows, write_split_tables
 from kfp_vision.dataset.table import UNWRITABLE_CATEGORIES, ImageRow, read_table, read_unused, write_table
 
 quickly = settings(database=None, deadline=None, max_examples=60)
@@ -193,6 +193,15 @@ def test_tables_and_label_map_are_written(tmp_path):
     assert sorted((row for part in tables.values() for row in part), key=lambda row: row.name) == sorted(
         rows, key=lambda row: row.name
     )
+
+
+def test_a_full_disk_ends_a_split_in_one_line(tmp_path, monkeypatch):
+    write_table(tmp_path / "images.csv", rows_of({"daisy": 10, "rose": 10}))
+    monkeypatch.setattr(table, "write_unused", lambda *_: Path("/dev/full").write_text("x"))
+    places = (tmp_path / "images.csv", tmp_path / "out" / "tables", tmp_path / "out" / "label_map")
+    with pytest.raises(InputError, match=r"got No space left on device in \S+/out\b.*Make room there, or write to"):
+        write_split_tables(*places, validation_ratio=0.2, test_ratio=0.1)
+    assert not places[1].exists()
 
 
 def test_a_label_with_a_colon_round_trips(tmp_path):

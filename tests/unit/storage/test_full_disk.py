@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.storage import full_disk
+from kfp_vision.storage import atomic, full_disk
 
 
 @full_disk.in_one_line("output")
@@ -51,6 +51,28 @@ def test_the_disk_of_the_file_in_the_error_is_named(output, how):
         write(output, how)
     found = f"got No space left on device in {output.parent}. Make room there, or write to a larger disk."
     assert str(caught.value) == f"error: the disk must have room for what is written; {found}"
+
+
+@pytest.mark.parametrize(
+    ("uri", "places"),
+    [
+        ("{}/collected", "{} or /dev/shm"),
+        ("file://{}/collected", "{} or /dev/shm"),
+        ("s3://bucket/a", "/dev/shm"),
+        ("", "/dev/shm"),
+    ],
+)
+def test_an_output_that_is_a_uri_is_named_if_it_is_local(tmp_path, monkeypatch, uri, places):
+    monkeypatch.setattr(full_disk.tempfile, "gettempdir", lambda: "/dev/shm")
+    with pytest.raises(InputError) as caught:
+        write(uri.format(tmp_path), lambda _: Path("/dev/full").write_text("x"))
+    assert f"got No space left on device in {places.format(tmp_path)}. Make room" in str(caught.value)
+
+
+def test_a_file_of_json_that_does_not_fit_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: Path("/dev/full").write_bytes(b"x"))
+    with pytest.raises(InputError, match="the disk must have room for what is written"):
+        atomic.write_json(tmp_path / "metrics.json", {"accuracy": 1.0})
 
 
 def test_another_error_stays_as_it_is(output):
