@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__
 from kfp_vision.cli import completion
+from kfp_vision.core import json_text
 from kfp_vision.core.advanced import MAX_LABEL_VALUE, OBJECT_NAME, SERVING_ENGINES
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import MAX_NEAREST, ONE, SEVERAL, suggest_name
@@ -372,7 +373,7 @@ def run_pipeline(options: argparse.Namespace) -> None:
     result = run.run(pipeline, arguments, options.output, **runner, debug=options.debug)
     print_results(result)
     if options.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json_text.write(result))
 
 
 def _known_pipeline(name: str) -> Any:
@@ -580,7 +581,7 @@ def predict(options: argparse.Namespace) -> int:
             return f"{named}  {uri}{unlike}"
         told = {"labels": answer.labels, "scores": answer.scores} if answer.several else {}
         told |= {} if answer.known is None else {"known": answer.known, "known_score": answer.known_score}
-        return json.dumps({"path": uri, "prediction": answer.label, "score": answer.score} | told, ensure_ascii=False)
+        return json_text.write({"path": uri, "prediction": answer.label, "score": answer.score} | told)
 
     is_file = not options.url and formats.is_exported_file(options.model)
     if options.engine and (options.url or is_file):
@@ -627,7 +628,7 @@ def search(options: argparse.Namespace) -> int:
             | {"similarity": hit.similarity}
             for hit in near.hits
         ]
-        return json.dumps({"path": uri, "nearest": hits}, ensure_ascii=False)
+        return json_text.write({"path": uri, "nearest": hits})
 
     if not 0 < options.nearest <= MAX_NEAREST:
         rule = f"--nearest must be a whole number from 1 to {MAX_NEAREST}"
@@ -843,7 +844,7 @@ def _value(name: str, text: str, kind: str) -> Any:
     kinds |= {"LIST": (list, "a list in JSON"), "STRUCT": (dict, "a dictionary in JSON"), "BOOLEAN": ((), "true or false")}
     wanted, words = kinds[kind]
     try:
-        value = json.loads(text)
+        value = json_text.parse(text)
     except ValueError:
         value = None
     if not isinstance(value, wanted) or isinstance(value, bool):

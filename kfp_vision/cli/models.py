@@ -1,10 +1,10 @@
 """What `kfp-vision models` prints: the versions of a repository with figures, tags and aliases, and what it has changed."""
 
 import argparse
-import json
 from collections.abc import Iterable
 from typing import Any
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import import_model
 from kfp_vision.repository import papers, publish
@@ -50,7 +50,7 @@ def manage(options: argparse.Namespace) -> Iterable[str]:
         papers.set_alias(place, options.unalias, None)
         return [f"{options.unalias} is no version"]
     rows = describe_versions(place, published)
-    return [json.dumps(row, ensure_ascii=False) for row in rows] if options.json else _lines(place, rows)
+    return [json_text.write(row) for row in rows] if options.json else _lines(place, rows)
 
 
 def describe_versions(place: str, published: Iterable[PublishedVersion]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import DamagedError, NotFoundError
 from kfp_vision.storage import base, reading, uris
 
@@ -25,7 +26,7 @@ BATCH_SUFFIX = ".jsonl.gz"
 IMAGES_FOLDER = "images"  # of a day
 IMAGE = re.compile(rf"{IMAGES_FOLDER}/[^/]+")  # below a day; whoever may write a batch must not name other files by it
 EMBEDDING_TYPE = np.dtype("<f2")  # 2 KB for the 1,024 numbers of an image
-NOT_A_BATCH = (OSError, EOFError, zlib.error, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
+NOT_A_BATCH = (OSError, EOFError, zlib.error, AttributeError, KeyError, OverflowError, TypeError, ValueError)
 SCORE_DIGITS = 6  # of a score after the point
 
 
@@ -160,7 +161,7 @@ def unpack_batch(packed: bytes, uri: str) -> list[CollectedAnswer]:
     try:
         # Not `splitlines`: a label may hold what that takes for the end of a line, such as U+2028, and JSON does not escape it.
         lines = gzip.decompress(packed).decode().split("\n")
-        return [CollectedAnswer.from_json(json.loads(line), folder) for line in lines if line]
+        return [CollectedAnswer.from_json(json_text.parse(line), folder) for line in lines if line]
     except NOT_A_BATCH as error:
         rule, found = "a batch of collected answers must be whole", f"{base.redact_uri(uri)} ({error})"
         raise DamagedError(rule, found, "Delete the file; the others remain readable.") from None

@@ -1,6 +1,5 @@
 """Checks for drift: whether the images that a model meets in use are still like those that it was validated on."""
 
-import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from kfp_vision.collection.collected import CollectedAnswer, read_collected
 from kfp_vision.collection.two_samples import Comparison, compare_samples
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.prediction.held_out import MAX_HELD_OUT, load_held_out
 from kfp_vision.prediction.novelty import load_novelty
@@ -110,7 +110,7 @@ def check_drift(version: Version, collected_uri: str, days: int, page: Path) -> 
         unlike = compared.novel if by_novel else compared.unlike
         images = _first_images(answers, np.argsort(-unlike, kind="stable")[:MAX_SHOWN])
     drift = _drift(version, answers, len(held_out.embeddings), compared, now)
-    content = json.dumps(asdict(drift), indent=1, ensure_ascii=False) + "\n"
+    content = json_text.write(asdict(drift), indent=1) + "\n"
     writing.write_file(content.encode(), uris.join_uri(collected_uri, f"{drift.model}/{DRIFT_FILE}"))
     pages.write_drift_page(
         page,
@@ -143,7 +143,7 @@ def read_drift(collected_uri: str, model: str) -> Drift | None:
     uri = uris.join_uri(uris.absolute_uri(collected_uri), f"{model}/{DRIFT_FILE}")
     try:
         with reading.Reader() as reader:
-            return Drift(**json.loads(reader.read(uri)))
+            return Drift(**json_text.parse(reader.read(uri)))
     except (OSError, TypeError, ValueError):  # there is none, or one of a later release
         return None
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from kfp_vision.core import json_text
 from kfp_vision.dataset import label_studio
 from kfp_vision.dataset.import_lines import (
     IMAGE_COLUMNS,
@@ -40,8 +41,8 @@ def parse_json_lines(text: str, labels: LabelRule = ONE_LABEL) -> ParsedLines:
         if not line.strip():
             continue
         try:
-            items.append((number, json.loads(line)))
-        except (ValueError, RecursionError):
+            items.append((number, json_text.parse(line)))
+        except ValueError:
             wrong.append((number, "invalid JSON"))
     parsed = _parse_items(items, labels)
     parsed.wrong += wrong
@@ -61,8 +62,8 @@ def parse_json(text: str, labels: LabelRule = ONE_LABEL) -> ParsedLines:
         InvalidColumns: as `parse_json_lines`, or the annotations of COCO are incomplete.
     """
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = json_text.parse(text)
+    except ValueError:
         return parse_json_lines(text, labels)
     if isinstance(content, list):
         return _parse_items(list(enumerate(content, start=1)), labels)

@@ -1,10 +1,10 @@
 """Reads the labels that a cell of an import file holds, where an image may have several: daisy|rose, or a list in JSON."""
 
 import ast
-import json
 from collections.abc import Iterable
 from typing import Any
 
+from kfp_vision.core import json_text
 from kfp_vision.dataset.invalid_lines import InvalidLine
 from kfp_vision.dataset.table import LABEL_SEPARATOR, join_labels
 
@@ -96,8 +96,8 @@ def joined(labels: Iterable[str]) -> str:
 
 def _parse_list(cell: str) -> Any:
     try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
+        return json_text.parse(cell)
+    except ValueError:
         pass
     try:
         return ast.literal_eval(cell)  # pandas writes lists as Python does

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from kfp_vision.core import values
+from kfp_vision.core import json_text, values
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import show_labels
-from kfp_vision.deployment.deploy import read_json, target_of
+from kfp_vision.deployment.deploy import target_of
 from kfp_vision.records import records_folder
 from kfp_vision.storage import atomic, full_disk, reading, uris
 
@@ -33,7 +33,7 @@ def call_endpoint(
         InputError: the image cannot be read, no server answers, or only those of another model.
     """
     image, encoded, label = _test_image(validation_records, test_records, test_image_uri)
-    deployed = read_json(endpoint)
+    deployed = json_text.read_object(endpoint)
     target = target_of(values.KSERVE if deployed["kind"] == values.KSERVE else deployed["repository"])
     prediction, url = target.call(deployed, encoded)
     if isinstance(prediction, Rejected):

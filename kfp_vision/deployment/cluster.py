@@ -6,7 +6,6 @@ to our container.
 """
 
 import contextlib
-import json
 import os
 import re
 import time
@@ -17,7 +16,7 @@ import urllib3
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
-from kfp_vision.core import kube_config
+from kfp_vision.core import json_text, kube_config
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.deployment import rollout
 
@@ -309,7 +308,7 @@ class Cluster:
             answer = self._core.read_namespaced_pod(pod, self._own_namespace, **_raw())
         except (ApiException, urllib3.exceptions.HTTPError, OSError):
             return ""
-        containers = json.loads(answer.data)["spec"]["containers"]
+        containers = json_text.parse(answer.data)["spec"]["containers"]
         return next((one["image"] for one in containers if one["name"] == STAGE_CONTAINER), "")
 
     def _retry_conflicts(self, name: str, attempt: Callable[[], T]) -> T:
@@ -336,13 +335,13 @@ class Cluster:
             return None
         name = rollout.deployment_name(service["metadata"]["name"])
         answer = _or_none(lambda: self._apps.read_namespaced_deployment(name, self.namespace, **_raw()))
-        deployment: dict[str, Any] | None = answer and json.loads(answer.data)
+        deployment: dict[str, Any] | None = answer and json_text.parse(answer.data)
         return deployment
 
     def _pods(self, name: str) -> list[dict[str, Any]]:
         selector = f"{rollout.SERVICE_LABEL}={name}"
         answer = self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_raw())
-        pods: list[dict[str, Any]] = json.loads(answer.data)["items"]
+        pods: list[dict[str, Any]] = json_text.parse(answer.data)["items"]
         return pods
 
     def _unmet(self, service: Mapping[str, Any], annotations: Mapping[str, str]) -> tuple[str, dict[str, Any] | None]:
@@ -452,7 +451,7 @@ def _ignoring_interruptions() -> Iterator[None]:
 
 def _message(error: ApiException) -> str:
     try:
-        message = json.loads(error.body)["message"]
+        message = json_text.parse(error.body)["message"]
     except (TypeError, ValueError, KeyError):
         message = error.body or error.reason or "no reason"
     return format_value(message, 400)

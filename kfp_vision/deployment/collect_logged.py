@@ -9,7 +9,6 @@ import base64
 import binascii
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 from kfp_vision.collection import collect
 from kfp_vision.collection.collected import BATCH_SUFFIX, CollectedAnswer, list_batches, pack_batch
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import DamagedError
 from kfp_vision.dataset.images import Rejected, looks_like_image
 from kfp_vision.dataset.table import allow_long_cells
@@ -119,7 +119,7 @@ def read_log(content: bytes, uri: str) -> Iterator[LoggedRequest]:
             if str(fields["reqType"]).endswith(REQUEST):
                 body = base64.b64decode(fields["bytes"] or "", validate=True)
                 yield LoggedRequest(str(fields["id"]), _model_name(str(fields["inferenceService"])), body)
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError, binascii.Error, csv.Error) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, binascii.Error, csv.Error) as error:
         rule, found = "a file of KServe's logger must be whole", f"{base.redact_uri(uri)} ({error!r})"
         raise DamagedError(rule, found, "Delete it, or name the folder that the logger writes to.") from None
 
@@ -139,7 +139,7 @@ def _records(content: bytes, uri: str) -> list[dict[str, Any]]:
     if name.endswith(CSV):
         allow_long_cells()  # one holds a request of some megabytes
         return list(csv.DictReader(io.StringIO(content.decode())))
-    read = json.loads(content)
+    read = json_text.parse(content)
     return read if isinstance(read, list) else [read]
 
 
@@ -165,8 +165,8 @@ def _images(body: bytes) -> list[bytes | Rejected]:
     if looks_like_image(body):
         return [body]
     try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):  # the latter of a thousand lists in each other
+        parsed = json_text.parse(body)
+    except ValueError:
         return [Rejected("neither an image nor JSON")]
     if not isinstance(parsed, dict):
         return [Rejected("no request")]

@@ -1,12 +1,11 @@
 """Deploys a model: skips an unchanged one, checks that it can be served, brings it to its target, and calls it there."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from kfp_vision.core import values
+from kfp_vision.core import json_text, values
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import model_card
 from kfp_vision.prediction.classifier import Answer
@@ -253,9 +252,9 @@ def deploy_model(
         InputError: the model is not accepted, the verdict or proof is of another model, the repository holds another model,
             or an error of the store or the cluster.
     """
-    version, evaluation = exported_version(model), read_json(verdict)
+    version, evaluation = exported_version(model), json_text.read_object(verdict)
     check_same(version, evaluation, "verdict")
-    check_same(version, read_json(proof), "proof")
+    check_same(version, json_text.read_object(proof), "proof")
     if not evaluation["verdict"]["accepted"]:
         reasons = "; ".join(evaluation["verdict"]["reasons"])
         raise InputError("a model must be accepted to be deployed", reasons, "Train a better one, or ask for less.")
@@ -270,7 +269,7 @@ def deploy_model(
 def _publish_papers(version: Version, deployed: Mapping[str, Any], sources: model_card.Sources) -> None:
     with atomic.temporary_folder() as scratch:
         folder = scratch / papers.PAPERS_FOLDER
-        model_card.write_papers(version, read_json(sources.metrics), sources.origin, folder)
+        model_card.write_papers(version, json_text.read_object(sources.metrics), sources.origin, folder)
         if deployed["kind"] == REPOSITORY:
             papers.publish_papers(folder, deployed["repository"], deployed["version"])
         writing.write_file(folder / papers.CARD_FILE, str(sources.card))
@@ -290,9 +289,3 @@ def check_same(version: Version, judgement: Mapping[str, Any], kind: str) -> Non
     if judgement["model_fingerprint"] != version.fingerprint:
         found = f"one of {judgement['model_fingerprint'][:12]} for {version.fingerprint[:12]}"
         raise InputError(f"the {kind} must be of the model it is used for", found, "Connect the stages of one training.")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file."""
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content

@@ -1,9 +1,9 @@
 """Imports a model into a repository: a run's, or the newest version of another repository, with its papers."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError
 from kfp_vision.deployment import model_card
 from kfp_vision.repository import papers, publish, version
@@ -63,9 +63,9 @@ def _find_model(source: str, scratch: Path, folder: Path) -> version.Version:
     if metrics is None:
         return version.fetch_version(source, scratch / "model")
     found = version.exported_version(Path(source) / "model")
-    evaluation: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
-    if evaluation["model_fingerprint"] != found.fingerprint:
-        rule, of = "the evaluation of a run must be of its model", evaluation["model_fingerprint"][:12]
+    evaluation = json_text.read_object(metrics)
+    if evaluation.get("model_fingerprint") != found.fingerprint:
+        rule, of = "the evaluation of a run must be of its model", str(evaluation.get("model_fingerprint"))[:12]
         raise InputError(rule, f"one of {of} in {source}", "Import from the run as it was left.")
     model_card.write_papers(found, evaluation, _origin(Path(source), metrics.parents[1].name), folder)
     return found
@@ -75,7 +75,7 @@ def _origin(run: Path, run_name: str) -> model_card.Origin:
     """Reads where the model of a local run comes from, as far as the run tells."""
     outputs: dict[str, Any] = {}
     for file in (*run.glob(CHECK_OF_A_RUN), *run.glob("*/decide-training/executor_output.json")):
-        outputs |= json.loads(file.read_text(encoding="utf-8")).get("parameterValues", {})
+        outputs |= json_text.read_object(file).get("parameterValues", {})
     pipeline = next((name for name in _pipelines() if run_name.startswith(name)), "")
     return model_card.Origin(pipeline, outputs.get("form", {}), outputs.get("fingerprint", ""), run_name)
 
@@ -92,7 +92,7 @@ def _check_papers(folder: Path, source: str, force: bool) -> None:
     if not folder.exists():
         remedy = "Name the folder of a run or a repository with papers, or add --force to import it without."
         raise InputError("a model must have papers to be imported", f"none of {source}", remedy)
-    verdict = json.loads((folder / papers.PAPERS_FILE).read_text(encoding="utf-8"))["verdict"]
+    verdict = json_text.read_object(folder / papers.PAPERS_FILE).get("verdict", {})
     if not verdict.get("accepted"):
         reasons = "; ".join(verdict.get("reasons", [])) or "no verdict"
         raise InputError("a model must be accepted to be imported", reasons, "Import a better one, or add --force.")

@@ -4,7 +4,6 @@ The front matter is the one that Hugging Face reads (https://huggingface.co/docs
 huggingface_hub for the sections). The card prints what the metrics hold, whatever the task: every number and its interval.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from kfp_vision import __version__
+from kfp_vision.core import json_text
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import redact
 from kfp_vision.core.values import normalize_numbers
@@ -355,7 +355,7 @@ def field_text(value: Any) -> str:
     Args:
         value: the value.
     """
-    return value if isinstance(value, str) else json.dumps(normalize_numbers(value), ensure_ascii=False)
+    return value if isinstance(value, str) else json_text.write(normalize_numbers(value))
 
 
 def _shown(value: Any) -> str:

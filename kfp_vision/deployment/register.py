@@ -3,16 +3,16 @@
 The warning is a result of the stage, so that it stands among the closing lines of the run, where somebody reads it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kfp_vision import __version__
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.deployment import model_card
-from kfp_vision.deployment.deploy import check_same, read_json
+from kfp_vision.deployment.deploy import check_same
 from kfp_vision.reports import results
 from kfp_vision.repository import publish, registries
 from kfp_vision.repository.registration import Registration
@@ -58,7 +58,7 @@ def register_model(judged: Judged, register_in: str, origin: model_card.Origin, 
     Raises:
         InputError: The model is not accepted, or the verdict is of another one.
     """
-    version, verdict = exported_version(judged.model), read_json(judged.verdict)
+    version, verdict = exported_version(judged.model), json_text.read_object(judged.verdict)
     check_same(version, verdict, "verdict")
     if not verdict["verdict"]["accepted"]:
         reasons = "; ".join(verdict["verdict"]["reasons"])
@@ -90,7 +90,7 @@ def _not_understood(error: Exception) -> str:
 
 
 def _describe(version: Version, judged: Judged, origin: model_card.Origin, scratch: Path) -> Registration:
-    evaluation = read_json(judged.metrics)
+    evaluation = json_text.read_object(judged.metrics)
     (scratch / CARD_NAME).write_text(model_card.model_card(version, evaluation, origin), encoding="utf-8")
     tags = {
         "network": version.about.get("network", ""),
@@ -110,7 +110,7 @@ def _describe(version: Version, judged: Judged, origin: model_card.Origin, scrat
         card=(scratch / CARD_NAME).read_text(encoding="utf-8"),
         parameters=_parameters(version.about),
         figures=model_card.figures(evaluation),
-        curves=json.loads((judged.model / HISTORY_FILE).read_text(encoding="utf-8")),
+        curves=json_text.parse((judged.model / HISTORY_FILE).read_text(encoding="utf-8")),
         files={CARD_NAME: scratch / CARD_NAME, REPORT_NAME: judged.report},
         tags={name: value for name, value in tags.items() if value},
         run_name=origin.run_name,

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from PIL import ExifTags, Image
 
-from kfp_vision.core import values
+from kfp_vision.core import json_text, values
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
-from kfp_vision.deployment.deploy import check_same, read_json
+from kfp_vision.deployment.deploy import check_same
 from kfp_vision.engines.choice import choose_engine, choose_serving_engine
 from kfp_vision.engines.engine import FLOAT32_ENGINES, TENSORFLOW
 from kfp_vision.engines.tensorflow_engine import TensorFlowEngine
@@ -78,7 +78,7 @@ def check_serving(
             labels of an image, where it has several), or the SavedModel that the stock runtime serves ignores the EXIF
             orientation.
     """
-    version, evaluation = exported_version(model), read_json(verdict)
+    version, evaluation = exported_version(model), json_text.read_object(verdict)
     check_same(version, evaluation, "verdict")
     if not accepted:
         reason = "the deployed model is the same" if evaluation["verdict"]["accepted"] else "the model is not accepted"

@@ -1,13 +1,12 @@
 """Chooses and loads the engine that computes a model's answers."""
 
-import json
 import os
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
 from kfp_vision import __version__
-from kfp_vision.core import hardware
+from kfp_vision.core import hardware, json_text
 from kfp_vision.core.advanced import ENGINES, SERVING_ENGINES, STOCK_RUNTIME
 from kfp_vision.core.errors import DamagedError, InputError, format_value
 from kfp_vision.engines.engine import (
@@ -128,10 +127,10 @@ def find_int8(version: Version) -> Path:
     rule = f"a model for the engine {OPENVINO_INT8} must have an export of its own as {INT8_EXPORT}"
     remedy = f"Train it with formats={INT8_EXPORT} into this repository, or choose another engine."
     try:
-        table = json.loads((exports / EXPORTS_FILE).read_text(encoding="utf-8"))
+        table = json_text.parse((exports / EXPORTS_FILE).read_text(encoding="utf-8"))
     except OSError:
         raise InputError(rule, f"none in {exports}", remedy) from None
-    except (ValueError, RecursionError):
+    except ValueError:
         table = None
     if not isinstance(table, dict) or not isinstance(table.get("model_fingerprint"), str):
         raise DamagedError(rule, f"a damaged {exports / EXPORTS_FILE}", remedy)

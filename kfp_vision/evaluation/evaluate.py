@@ -1,6 +1,5 @@
 """Evaluates an exported model on held-out images, and decides whether it may be deployed."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.core import values
+from kfp_vision.core import json_text, values
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
@@ -234,7 +233,7 @@ def _write_page(
     shared: dict[str, Any] = {
         "title": f"{result.model_name}: evaluation",
         "evaluation": result.as_dict(),
-        "history": json.loads((model / HISTORY_FILE).read_text()),
+        "history": json_text.parse((model / HISTORY_FILE).read_text()),
     }
     if isinstance(predictions, MultilabelPredictions):
         wrong = {kind: worst_labels(predictions, MAX_MISTAKES, missed=kind == MISSED) for kind in (FALSE, MISSED)}

@@ -1,13 +1,12 @@
 """Converts a model to a format, in child processes: `python -m kfp_vision.exports.litert`, `.onnx` or `.openvino`."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kfp_vision.core import children
+from kfp_vision.core import children, json_text
 from kfp_vision.dataset import label_map
 from kfp_vision.exports.formats import FORMATS, METADATA_FILE, Format, metadata
 from kfp_vision.repository.version import Version
@@ -60,7 +59,7 @@ def convert(version: Version, form: Format, folder: Path, crops: Path, seconds: 
     arguments = [str(version.folder), form.name, str(conversion.file), str(crops)]
     children.run_child(CONVERTER_MODULES[form.runtime], arguments, seconds)
     label_map.write_labels(folder, version.labels)
-    text = json.dumps(conversion.metadata, indent=1, ensure_ascii=False) + "\n"
+    text = json_text.write(conversion.metadata, indent=1) + "\n"
     (folder / METADATA_FILE).write_text(text, encoding="utf-8")
     return conversion.file
 

@@ -1,13 +1,12 @@
 """Exports an accepted model to the formats asked for, and keeps those that lose nothing beyond chance."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_vision.core import children, values
+from kfp_vision.core import children, json_text, values
 from kfp_vision.core.errors import InputError
 from kfp_vision.evaluation.multilabel_metrics import MultilabelPredictions, mean_average_precision
 from kfp_vision.exports import compare, convert, crops, formats
@@ -73,7 +72,7 @@ def export_model(
     asked = formats.parse_formats(wanted)
     formats.check_packages(asked)
     version = exported_version(model)
-    _check_verdict(version, json.loads(verdict.read_text(encoding="utf-8")))
+    _check_verdict(version, json_text.read_object(verdict))
     folder = choose_evaluation_records(records.validation, records.test)
     about = verify_records(folder)
     with atomic.replacing(exports) as beside, atomic.scratch_folder(exports) as scratch:

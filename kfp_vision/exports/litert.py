@@ -1,6 +1,5 @@
 """Converts a model to LiteRT (formerly TensorFlow Lite) with TensorFlow's converter."""
 
-import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.exports import graph
@@ -46,7 +46,7 @@ def convert(conversion: Conversion) -> None:
     _check_input(conversion.file)
     with zipfile.ZipFile(conversion.file, "a") as archive:
         archive.writestr(LABELS_MEMBER, "".join(f"{label}\n" for label in conversion.version.labels))
-        archive.writestr(METADATA_FILE, json.dumps(conversion.metadata, indent=1, ensure_ascii=False))
+        archive.writestr(METADATA_FILE, json_text.write(conversion.metadata, indent=1))
 
 
 def calibration_images(crops: Path) -> Iterator[list[npt.NDArray[np.float32]]]:

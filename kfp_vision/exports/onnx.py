@@ -1,10 +1,9 @@
 """Converts a model to ONNX with tf2onnx."""
 
-import json
-
 import onnx
 import tf2onnx
 
+from kfp_vision.core import json_text
 from kfp_vision.exports import graph
 from kfp_vision.exports.convert import Conversion, run_converter
 from kfp_vision.exports.formats import INPUT, OUTPUT
@@ -26,7 +25,7 @@ def convert(conversion: Conversion) -> None:
     model, _ = tf2onnx.convert.from_graph_def(
         frozen, input_names=[f"{INPUT}:0"], output_names=[f"{OUTPUT}:0"], tensors_to_rename=names, opset=OPSET
     )
-    values = {name: json.dumps(value, ensure_ascii=False) for name, value in conversion.metadata.items()}
+    values = {name: json_text.write(value) for name, value in conversion.metadata.items()}
     onnx.helper.set_model_props(model, values)
     onnx.checker.check_model(model)
     onnx.save(model, conversion.file)

@@ -1,12 +1,11 @@
 """Converts a model to OpenVINO's intermediate representation, and quantizes it with NNCF."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kfp_vision.core import hidden_imports
+from kfp_vision.core import hidden_imports, json_text
 from kfp_vision.engines.openvino_runtime import TELEMETRY, openvino
 from kfp_vision.exports.convert import Conversion, run_converter
 from kfp_vision.exports.formats import INPUT, OUTPUT
@@ -28,7 +27,7 @@ def convert(conversion: Conversion) -> None:
     if conversion.form.calibrated:
         model = quantize(model, conversion.crops)
     for name, value in conversion.metadata.items():
-        model.set_rt_info(json.dumps(value, ensure_ascii=False), [METADATA_SECTION, name])
+        model.set_rt_info(json_text.write(value), [METADATA_SECTION, name])
     openvino.save_model(model, conversion.file, compress_to_fp16=False)
 
 

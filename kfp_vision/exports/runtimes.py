@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.core import children
+from kfp_vision.core import children, json_text
 from kfp_vision.core.errors import InputError, NotFoundError
 from kfp_vision.engines import openvino_runtime
 from kfp_vision.exports.formats import (
@@ -66,7 +66,7 @@ class LiteRTFile:
         from ai_edge_litert.interpreter import Interpreter
 
         with zipfile.ZipFile(file) as archive:
-            self.metadata: dict[str, Any] = json.loads(archive.read(METADATA_FILE))
+            self.metadata: dict[str, Any] = json_text.parse(archive.read(METADATA_FILE))
         self._file = file
         self._interpreter = Interpreter(str(file), num_threads=threads or None)
         self._interpreter.allocate_tensors()
@@ -114,7 +114,7 @@ class OnnxFile:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         properties = self._session.get_modelmeta().custom_metadata_map
-        self.metadata: dict[str, Any] = {name: json.loads(value) for name, value in properties.items()}
+        self.metadata: dict[str, Any] = {name: json_text.parse(value) for name, value in properties.items()}
 
     def probabilities(self, crops: Crops) -> Probabilities:
         """See `ExportedFile.probabilities`."""
@@ -138,7 +138,7 @@ class OpenVINOFile:
     def __init__(self, file: Path, threads: int):
         core, model = openvino_runtime.openvino.Core(), openvino_runtime.read_model(file)
         about = model.get_rt_info("kfp_vision").astype(dict)
-        self.metadata: dict[str, Any] = {name: json.loads(value.astype(str)) for name, value in about.items()}
+        self.metadata: dict[str, Any] = {name: json_text.parse(value.astype(str)) for name, value in about.items()}
         self._model = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
 
     def probabilities(self, crops: Crops) -> Probabilities:

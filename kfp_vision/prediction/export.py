@@ -8,7 +8,6 @@ serving/            a model repository with one version: a SavedModel from encod
                     `openvino/model.xml` from pixels to scores, embeddings and feature maps
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kfp_vision.core import json_text
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import keras, tf
 from kfp_vision.core.values import SEVERAL
@@ -67,9 +67,9 @@ def write_model(
     several = {"labels_per_image": SEVERAL} if thresholds else {}
     crop = settings.get("crop", network.crop)
     about = {**settings, **several, "crop": crop, "labels": labels}
-    metadata = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    metadata = json_text.write(about, indent=1) + "\n"
     (folder / MODEL_FILE).write_text(metadata, encoding="utf-8")
-    (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
+    (folder / HISTORY_FILE).write_text(json_text.write(history, indent=1) + "\n")
     version = exported_version(folder).folder
     write_saved_model(version, stock, labels, shape["image_size"], crop, thresholds)
     (version / VERSION_FILE).parent.mkdir()

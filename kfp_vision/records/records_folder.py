@@ -6,7 +6,6 @@ A record is a serialized `tf.train.Example`. Source: tensorflow/core/example/exa
 import contextlib
 import hashlib
 import io
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kfp_vision.core import threads
+from kfp_vision.core import json_text, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset.label_map import write_labels
@@ -75,7 +74,7 @@ class RecordsInfo:
         fields = asdict(self)
         if fields.pop("several"):
             fields[LABELS_PER_IMAGE] = SEVERAL
-        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+        return json_text.write(fields, indent=1) + "\n"
 
     @property
     def is_known(self) -> bool:
@@ -160,7 +159,7 @@ def _check_sizes(info: RecordsInfo, sizes: Mapping[str, int], where: str) -> Non
 def _parse_about(text: bytes, where: str) -> RecordsInfo:
     """Parses a `records.json`; ignores keys that a later version may have added."""
     try:
-        fields = json.loads(text)
+        fields = json_text.parse(text)
         files = {name: Shard(shard["bytes"], shard["crc32c"]) for name, shard in fields.get("files", {}).items()}
         several = {ONE: False, SEVERAL: True}[fields.get(LABELS_PER_IMAGE, ONE)]
         return RecordsInfo(fields["split"], fields["images"], fields["shards"], fields["labels"], files, several)

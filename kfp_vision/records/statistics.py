@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from kfp_vision.core import json_text
 from kfp_vision.dataset.images import PILLOW_FORMATS, TENSORFLOW_MODES, UPRIGHT, ValidImage, is_deep, read_orientation
 from kfp_vision.dataset.table import MAX_NAMED, MAX_SAMPLES, SAMPLES_PER_CLASS, SPLITS, ImageRow
 from kfp_vision.records.odd_images import ELONGATED_RATIO, ODD_SHAPE
@@ -224,7 +225,7 @@ def join_statistics(files: Sequence[Path]) -> RecordStatistics:
 
 
 def _read(file: Path) -> RecordStatistics:
-    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored = json_text.read_object(file)
     statistics = RecordStatistics(list(stored["classes"]))
     for name in STORED_FIELDS:
         setattr(statistics, name, stored[name])

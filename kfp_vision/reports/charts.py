@@ -179,10 +179,14 @@ def history_values(history: History, key: str) -> list[tuple[float, float]]:
         key: name of the value.
 
     Returns:
-        Pairs of step and value, from the rows that have both; values that are not finite become NaN.
+        Pairs of step and value, from the rows that have both; values that are not finite, which JSON has as null, become NaN.
     """
-    rows = [(row["step"], row[key]) for row in history if row.get(key) is not None and math.isfinite(row["step"])]
-    return [(float(step), float(value) if math.isfinite(value) else math.nan) for step, value in rows]
+    rows = [(row["step"], row[key]) for row in history if key in row and _is_finite(row["step"])]
+    return [(float(step), float(value) if _is_finite(value) else math.nan) for step, value in rows]
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:

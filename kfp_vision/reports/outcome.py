@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from kfp_vision.core import json_text
 from kfp_vision.reports import run_state, stage_failures
 from kfp_vision.reports.formatting import plural
 from kfp_vision.reports.run_state import API_VARIABLE, FailedStage, RunReport
@@ -160,7 +161,7 @@ def read_failures(file: Path) -> tuple[FailedStage, ...]:
         Each failed stage once, with its last error.
     """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    stages = [FailedStage(**json.loads(line)) for line in lines]
+    stages = [FailedStage(**json_text.parse(line)) for line in lines]
     return tuple({stage.name: FailedStage(stage.name, stage_failures.clean_line(stage.error)) for stage in stages}.values())
 
 

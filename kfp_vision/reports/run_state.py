@@ -10,7 +10,6 @@ run), run_log_server.go and run_artifact_server.go (logs) of backend/src/apiserv
 
 import base64
 import gzip
-import json
 import os
 import re
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kfp_vision.core import json_text
 from kfp_vision.reports import stage_failures
 from kfp_vision.reports.stage_failures import StageLog
 
@@ -289,7 +289,7 @@ def _nodes(workflow: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     if status.get("offloadNodeStatusVersion") and not (status.get("nodes") or status.get("compressedNodes")):
         raise NodesOffloaded
     if packed := status.get("compressedNodes"):
-        nodes: Mapping[str, Mapping[str, Any]] = json.loads(gzip.decompress(base64.b64decode(packed)))
+        nodes: Mapping[str, Mapping[str, Any]] = json_text.parse(gzip.decompress(base64.b64decode(packed)))
         return nodes
     return status.get("nodes") or {}
 
@@ -420,7 +420,7 @@ class _Kubernetes:
 
     def pod(self, name: str) -> Any:
         options = {"_preload_content": False, "_request_timeout": self._timeouts()}
-        return json.loads(self._core.read_namespaced_pod(name, self._namespace, **options).data)
+        return json_text.parse(self._core.read_namespaced_pod(name, self._namespace, **options).data)
 
     def log(self, name: str) -> Iterator[str]:
         options = {"_preload_content": False, "_request_timeout": self._timeouts()}
@@ -454,7 +454,7 @@ class _Pipelines:
     def workflow(self) -> Any:
         """Returns the workflow as last stored by KFP's persistence agent, seconds ago."""
         runtime = self.json(f"/apis/v1beta1/runs/{self._run_id}").get("pipeline_runtime") or {}
-        return json.loads(runtime.get("workflow_manifest") or "{}")
+        return json_text.parse(runtime.get("workflow_manifest") or "{}")
 
     def log(self, pod: str) -> Iterator[str]:
         found = self._end_of(f"/apis/v1alpha1/runs/{self._run_id}/nodes/{pod}/log")

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.storage import full_disk, reading, uris, writing
 
@@ -284,7 +285,7 @@ def _write_aliases(place: str, aliases: Mapping[str, int]) -> None:
 
 
 def _as_json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json_text.write(content, indent=1) + "\n").encode()
 
 
 def _read_json(uri: str) -> dict[str, Any] | None:
@@ -292,8 +293,8 @@ def _read_json(uri: str) -> dict[str, Any] | None:
     if content is None:
         return None
     try:
-        found: Any = json.loads(content)
-    except (ValueError, RecursionError):  # the latter of a thousand lists in each other
+        found: Any = json_text.parse(content)
+    except ValueError:
         raise _not_ours(uri) from None
     if not isinstance(found, dict):
         raise _not_ours(uri)

@@ -4,7 +4,6 @@ The clients of both registries would bring 80 MB and 20 packages into every cont
 """
 
 import base64
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import requests
 from urllib3.exceptions import HTTPError
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import AccessError, InputError, UnreachableError
 
 TIMEOUT = (5, 30)  # seconds to connect, and to wait for the next bytes of an answer
@@ -94,7 +94,7 @@ class RegistryApi:
             rule, remedy = "a model registry must accept the request", "See the registry's log."
             raise InputError(rule, f"HTTP {answer.status_code} from {url}: {_message(body)}", remedy)
         try:
-            content: Any = json.loads(body) if body else {}
+            content: Any = json_text.parse(body) if body else {}
         except ValueError:
             content = None
         if not isinstance(content, dict):
@@ -143,7 +143,7 @@ def _read_body(answer: requests.Response) -> bytes:
 def _message(body: bytes) -> str:
     """Returns what the registry says of an error, in one line."""
     try:
-        text = str(json.loads(body).get("message", ""))
+        text = str(json_text.parse(body).get("message", ""))
     except (ValueError, AttributeError):
         text = body.decode(errors="replace")
     return " ".join(text.split())[:300].rstrip(".")

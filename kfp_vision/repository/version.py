@@ -10,16 +10,15 @@ The `serving` folder of a model folder is such a repository, with one version in
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_vision.core import values
+from kfp_vision.core import json_text, values
 from kfp_vision.core.crop_shapes import STRETCHED
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, full_disk, reading, uris
 
@@ -30,6 +29,22 @@ FIRST_VERSION = "1"
 SAVED_MODEL_FILE = "saved_model.pb"
 VERSION_FILE = Path("assets.extra") / "model.json"
 MODEL_REMEDY = "Give the model folder of a run, or a directory of numbered versions."
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+
+
+METADATA: dict[str, Callable[[Any], bool]] = {  # whether a value can be used, of what is read here and by servers
+    "model_name": lambda value: isinstance(value, str) and bool(value),
+    "labels": lambda value: isinstance(value, list) and all(isinstance(label, str) for label in value),
+    "image_size": lambda value: isinstance(value, int) and value > 0,
+    "labels_per_image": lambda value: isinstance(value, str),
+    "thresholds": _are_numbers,
+    "crop": lambda value: isinstance(value, str),
+    "temperature": lambda value: isinstance(value, int | float) and value > 0,
+    "advanced": lambda value: isinstance(value, dict),
+}
 
 
 @dataclass(frozen=True)
@@ -156,13 +171,15 @@ def parse_version_metadata(read: Callable[[], bytes], where: object) -> dict[str
     """
     rule, remedy = "a version must have valid metadata", "Export or deploy the model again."
     try:
-        about: dict[str, Any] = json.loads(read())
+        about: dict[str, Any] = json_text.parse(read())
         missing = {"model_name", "labels", "image_size"} - about.keys()
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(rule, f"{where} ({reason})", remedy) from None
     if missing:
         raise InputError(rule, f"{where} without {', '.join(sorted(missing))}", remedy)
+    if wrong := next((name for name, is_valid in METADATA.items() if name in about and not is_valid(about[name])), None):
+        raise InputError(rule, f"{where} with {wrong} {format_value(about[wrong], 60)}", remedy)
     if about.get("labels_per_image") == values.SEVERAL and len(about.get("thresholds", [])) != len(about["labels"]):
         raise InputError(rule, f"{where} without a threshold for each label", remedy)
     return about

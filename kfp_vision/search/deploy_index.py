@@ -4,13 +4,13 @@ Generations have numbers of their own in a repository. All files of a generation
 those of the previous one stay until the next deployment, so that a reader sees one generation or the other, never a mixture.
 """
 
-import json
 import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import results
 from kfp_vision.repository import publish
@@ -80,7 +80,7 @@ def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     for file in index_files(index)[1:]:
         writing.write_file(file, uris.join_uri(target, f"{generation}/{file.name}"))
     metadata = asdict(replace(about, generation=generation))
-    writing.write_file(f"{json.dumps(metadata, indent=1, ensure_ascii=False)}\n".encode(), uris.join_uri(target, INDEX_FILE))
+    writing.write_file(f"{json_text.write(metadata, indent=1)}\n".encode(), uris.join_uri(target, INDEX_FILE))
     _tidy(target, previous)
     deployment = {"repository": place, "model_name": newest.name, "version": newest.number}
     deployment |= {"generation": generation, "pictures": about.pictures}

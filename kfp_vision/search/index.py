@@ -12,7 +12,6 @@ An update writes a new generation, a folder with the next number, and then repla
 """
 
 import csv
-import json
 import logging
 import os
 import shutil
@@ -26,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.core.values import sort_labels
 from kfp_vision.dataset.table import LABEL_SEPARATOR, allow_long_cells, show_labels
@@ -375,6 +375,6 @@ def parse_index_info(content: bytes, where: object) -> IndexInfo:
         InputError: The content is not valid.
     """
     try:
-        return IndexInfo(**json.loads(content))
+        return IndexInfo(**json_text.parse(content))
     except (ValueError, TypeError) as reason:
         raise InputError(f"{INDEX_FILE} must hold the metadata of an index", f"{where} ({reason})", REINDEX_REMEDY) from None

@@ -4,7 +4,6 @@ Each part has consecutive images, so that the joined parts equal, byte for byte,
 """
 
 import csv
-import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import ImageRow, allow_long_cells, show_labels, write_unused
@@ -119,7 +119,7 @@ def read_part_info(folder: Path, model_fingerprint: str) -> PartInfo:
         InputError: The part is damaged, or was computed with another model.
     """
     try:
-        part = PartInfo(**json.loads((folder / PART_FILE).read_text(encoding="utf-8")))
+        part = PartInfo(**json_text.parse((folder / PART_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as reason:
         raise InputError(INTACT_PART_RULE, f"{folder} ({reason})", REINDEX_REMEDY) from None
     if part.model_fingerprint != model_fingerprint:

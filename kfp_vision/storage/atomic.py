@@ -1,7 +1,6 @@
 """Atomic writes: a file or folder appears under its name only when it is complete."""
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kfp_vision.core import json_text
 from kfp_vision.storage import full_disk
 
 # Suffixes of temporary names next to an output: the new version, the version it replaces, and a working folder.
@@ -95,7 +95,7 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
         content: to write.
     """
     with replacing(path) as beside:
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(json_text.write(content, indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ identity, `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth application-default log
 
 import base64
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, Tra
 from google.cloud import storage
 from google.oauth2 import service_account
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import AccessError, InputError
 from kfp_vision.storage import base, failures, retry
 from kfp_vision.storage.base import FileInfo, Interrupted, ObjectChanged, ObjectNotFound
@@ -65,7 +65,7 @@ os.register_at_fork(after_in_child=_made.cache_clear)  # processes must not shar
 def _credentials(key: str) -> Any:
     if key:
         try:
-            return service_account.Credentials.from_service_account_info(json.loads(key), scopes=[SCOPE])
+            return service_account.Credentials.from_service_account_info(json_text.parse(key), scopes=[SCOPE])
         except ValueError:  # the original message may quote the key
             raise AccessError("GOOGLE_CREDENTIALS must hold a service account's key", "invalid JSON", READ_REMEDY) from None
     if os.environ.get("STORAGE_EMULATOR_HOST"):

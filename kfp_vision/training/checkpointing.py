@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError, NotFoundError
 from kfp_vision.storage import reading, uris, writing
 
@@ -174,7 +175,7 @@ def _pack(state: TrainingState) -> bytes:
 def _unpack(packed: bytes) -> TrainingState:
     with np.load(io.BytesIO(packed)) as archive:
         arrays = dict(archive)
-    about = json.loads(str(arrays.pop(METADATA_KEY)))
+    about = json_text.parse(str(arrays.pop(METADATA_KEY)))
     return TrainingState(about["step"], arrays, about)
 
 

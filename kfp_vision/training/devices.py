@@ -1,6 +1,5 @@
 """The devices that a training runs on: the CPU, one or more GPUs, or several machines."""
 
-import json
 import os
 import signal
 import threading
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kfp_vision.core import hardware, threads
+from kfp_vision.core import hardware, json_text, threads
 from kfp_vision.core.errors import InputError, UnreachableError
 from kfp_vision.core.frameworks import tf
 from kfp_vision.training.tf_config import WorkerLost
@@ -76,17 +75,17 @@ def rank_and_size(environment: Mapping[str, str] = os.environ) -> tuple[int, int
         environment: environment variables of the process.
     """
     workers = _workers(environment)
-    task = json.loads(environment.get("TF_CONFIG") or "{}").get("task", {})
+    task = json_text.parse(environment.get("TF_CONFIG") or "{}").get("task", {})
     return (workers.index((task["type"], int(task["index"]))), len(workers)) if len(workers) > 1 else (0, 1)
 
 
 def _workers(environment: Mapping[str, str]) -> list[tuple[str, int]]:
-    cluster = json.loads(environment.get("TF_CONFIG") or "{}").get("cluster", {})
+    cluster = json_text.parse(environment.get("TF_CONFIG") or "{}").get("cluster", {})
     return [(kind, index) for kind in ("chief", "worker") for index in range(len(cluster.get(kind, ())))]
 
 
 def _own_address(environment: Mapping[str, str]) -> str:
-    config = json.loads(environment["TF_CONFIG"])
+    config = json_text.parse(environment["TF_CONFIG"])
     return str(config["cluster"][config["task"]["type"]][int(config["task"]["index"])])
 
 

@@ -6,7 +6,6 @@ stages.
 
 import contextlib
 import hashlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import AccessError, InputError, UnreachableError, format_value
 from kfp_vision.core.subprocesses import SIGTERM_STATUS
 from kfp_vision.records.records_folder import fingerprint_records
@@ -404,7 +404,7 @@ def _fetch_outputs(files: Mapping[str, str], outputs: Mapping[str, Path]) -> dic
     """Downloads what the first worker has written; the metrics are the last."""
     with reading.Reader() as reader:
         try:
-            reached: dict[str, float] = json.loads(reader.read(files["metrics"]))
+            reached: dict[str, float] = json_text.parse(reader.read(files["metrics"]))
         except OSError as error:
             rule = "the first worker must have written the model"
             raise InputError(rule, str(error), "See its log, and start the run again.") from None

@@ -1,6 +1,5 @@
 """Asks the Kubernetes API for the jobs that train with several workers, their pods, logs and events."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from kfp_vision.core import kube_config
+from kfp_vision.core import json_text, kube_config
 from kfp_vision.core.errors import AccessError, InputError, NotFoundError, UnreachableError, format_value
 from kfp_vision.training import tf_config, train_job
 from kfp_vision.training.train_job import TF_JOB, TRAIN_JOB, Stage
@@ -211,7 +210,7 @@ class JobClient:
     ) -> dict[str, Any]:
         content = self._call(method, path, body, query).data or b"{}"
         try:
-            answer = json.loads(content)
+            answer = json_text.parse(content)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):  # the page of a proxy in between, for example, whose server is away
@@ -247,7 +246,7 @@ class JobClient:
     def _readable(self, error: ApiException) -> InputError:
         """Turns the client's exception into an error of one line."""
         try:
-            message = str(json.loads(error.body)["message"])
+            message = str(json_text.parse(error.body)["message"])
         except (TypeError, ValueError, KeyError):  # of a proxy in between, for example
             body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
             message = str(body or error.reason or "no reason")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError, NotFoundError, redact
 from kfp_vision.reports.formatting import percent
 from kfp_vision.storage import reading, retry, uris, writing
@@ -189,11 +190,11 @@ class Rungs:
         """Reads a file; empty if it is gone, or is not what a trial writes."""
         try:
             with reading.Reader() as reader:
-                content = json.loads(reader.read(uris.join_uri(self.uri, name)))
+                content = json_text.parse(reader.read(uris.join_uri(self.uri, name)))
             figure = content["figure"]
             if figure is None or (isinstance(figure, int | float) and not isinstance(figure, bool) and math.isfinite(figure)):
                 return dict(content)
-        except (NotFoundError, OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        except (NotFoundError, OSError, ValueError, TypeError, KeyError, OverflowError):
             pass
         print(f"does not compare with {name}, which cannot be read", flush=True)
         return {}

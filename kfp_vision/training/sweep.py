@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfp_vision import __version__
+from kfp_vision.core import json_text
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.records.records_folder import fingerprint_records, read_records_info
@@ -65,7 +66,7 @@ def read_trial(text: str) -> dict[str, Any]:
         InputError: the text is not a trial.
     """
     try:
-        given = json.loads(text)
+        given = json_text.parse(text)
         whole = {"number": int(given["number"]), "batch_size": int(given["batch_size"])}
         texts = {name: given[name] for name in ("network", "optimizer", SWEEP) if name != SWEEP or SWEEP in given}
         return texts | whole | {"learning_rate": float(given["learning_rate"])}
@@ -258,5 +259,4 @@ def _write_table(path: Path, outcomes: Sequence[Mapping[str, Any]], figure: str)
 
 
 def _read_outcome(folder: Path) -> dict[str, Any]:
-    outcome: dict[str, Any] = json.loads((folder / TRIAL_FILE).read_text(encoding="utf-8"))
-    return outcome
+    return json_text.read_object(folder / TRIAL_FILE)

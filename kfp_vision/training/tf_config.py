@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kfp_vision.core import json_text
 from kfp_vision.core.errors import FieldError, UnreachableError
 
 TF_CONFIG = "TF_CONFIG"
@@ -65,7 +66,7 @@ def check(config: str) -> None:
         FieldError: it does not; TensorFlow would end with a traceback, or wait for ever.
     """
     try:
-        parsed = json.loads(config)
+        parsed = json_text.parse(config)
         hosts, index = parsed["cluster"][parsed["task"]["type"]], int(parsed["task"]["index"])
         is_valid = 0 <= index < len(hosts) and all(
             ADDRESS.fullmatch(address) for of_kind in parsed["cluster"].values() for address in of_kind
@@ -116,7 +117,7 @@ def resolve_hosts(config: str, seconds: float = RESOLVE_SECONDS) -> None:
     Raises:
         UnreachableError: one does not resolve in time; the message names it.
     """
-    cluster: dict[str, Any] = json.loads(config)["cluster"]
+    cluster: dict[str, Any] = json_text.parse(config)["cluster"]
     start, last_line = time.monotonic(), 0.0
     for address in (address for kind in sorted(cluster) for address in cluster[kind]):
         host, _, port = address.rpartition(":")

@@ -1,6 +1,7 @@
 """Training of a classifier on TFRecords, with monitoring and checkpoints."""
 
 import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -96,7 +97,8 @@ def train_classifier(
         page: page of learning curves to write (HTML).
 
     Returns:
-        The newest value of each metric in the history, the median `images_per_second`, and, after a validation, `best_step`.
+        The newest finite value of each metric in the history, the median `images_per_second`, and, after a validation,
+        `best_step`.
 
     Raises:
         InputError: there are no images, records are incomplete, the checkpoint does not fit, fewer GPUs are visible than
@@ -541,6 +543,6 @@ def _shown_settings(settings: Mapping[str, Any]) -> dict[str, object]:
 def _final_metrics(trainer: Trainer) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for row in trainer.history:
-        metrics |= row
+        metrics |= {name: value for name, value in row.items() if math.isfinite(value)}  # a dashboard rejects others
     metrics["images_per_second"] = float(np.median([row["images_per_second"] for row in trainer.history]))
     return metrics | ({"best_step": trainer.best_row["step"]} if trainer.best_row else {})

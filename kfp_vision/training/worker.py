@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from kfp_vision.core import children
+from kfp_vision.core import children, json_text
 from kfp_vision.core.errors import InputError, UnreachableError
 from kfp_vision.core.subprocesses import SIGTERM_STATUS
 from kfp_vision.storage import atomic, base, reading, reading_settings, uris, writing
@@ -64,7 +64,7 @@ class WorkerJob:
         """
         try:
             with reading.Reader() as reader:
-                return cls(**json.loads(reader.read(uri)))
+                return cls(**json_text.parse(reader.read(uri)))
         except (OSError, ValueError, TypeError) as error:
             remedy = "Start the training by its pipeline, which writes it."
             raise InputError("a worker must be given a job", f"{base.redact_uri(uri)} ({error})", remedy) from None
@@ -108,7 +108,7 @@ def train(job: WorkerJob) -> None:
             for name, uri in places.items():
                 if written[name] != Path(uri):
                     upload(written[name], uri)
-            writing.write_file(json.dumps(reached).encode(), job.metrics)
+            writing.write_file(json_text.write(reached).encode(), job.metrics)
 
 
 def upload(path: Path, uri: str, present: Mapping[str, int] | None = None) -> None:

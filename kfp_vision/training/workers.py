@@ -1,6 +1,5 @@
 """Trains with as many workers as the form says: in this process, in several on this machine, or in pods of a cluster."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kfp_vision.core import children, hardware, kube_config
+from kfp_vision.core import children, hardware, json_text, kube_config
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.subprocesses import SIGTERM_STATUS
 from kfp_vision.storage import full_disk
@@ -84,7 +83,7 @@ def train(
         recipe = _with_gpus_at_hand(recipe)
         WorkerJob(recipe.to_form(), **{name: str(file.absolute()) for name, file in files.items()}).write(str(scratch / "job"))
         _run_to_the_end(recipe, str(scratch / "job"))
-        reached: dict[str, float] = json.loads((scratch / "metrics.json").read_text())
+        reached: dict[str, float] = json_text.parse((scratch / "metrics.json").read_text())
         return reached
 
 

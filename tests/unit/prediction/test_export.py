@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -69,7 +70,10 @@ def test_the_thresholds_make_a_model_folder_one_of_several_labels(tmp_path):
     shape = {"image_size": 16}
     settings = {"network": network.name, "model_name": "flowers", **shape}
     model = network.build(len(labels), **shape)
-    export.write_model(tmp_path / "one", model, network, labels, settings, shape, [])
+    history = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": math.nan}]
+    export.write_model(tmp_path / "one", model, network, labels, settings, shape, history)
+    stored = (tmp_path / "one" / "training.json").read_text()
+    assert json.loads(stored, parse_constant=pytest.fail) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
     export.write_model(tmp_path / "several", model, network, labels, settings | {"thresholds": [0.5, 0.25]}, shape, [])
     one, several = exported_version(tmp_path / "one"), exported_version(tmp_path / "several")
     assert (several.several, several.thresholds) == (True, [0.5, 0.25])

@@ -453,6 +453,8 @@ def damage(folder: Path, fault: str) -> None:
         shutil.rmtree(train)
     elif fault == "twice":
         shutil.copytree(train, folder / "copy")
+    elif fault == "nested too deeply":
+        (train / "records.json").write_text("[" * 100_000)
     elif fault in damaged_records.FAULTS:
         damaged_records.FAULTS[fault][0](train)
     else:
@@ -468,6 +470,7 @@ def damage(folder: Path, fault: str) -> None:
         ("twice", r"each split must have one folder of records; got train in copy and in train, of .*\. Use the folder"),
         ("of other classes", r"records of all splits must have the same classes; got .*train: bellcup.* Use the folder"),
         ("of another kind", r"records\.json must describe the records; got .*train/records\.json \(.*\)\. Write the"),
+        ("nested too deeply", r"records\.json must describe the records; got .*nested too deeply.*\. Write the"),
         *((fault, line) for fault, (_, line) in damaged_records.FAULTS.items()),
     ],
 )

@@ -403,7 +403,7 @@ def test_values_that_are_not_finite_leave_a_gap(tmp_path, value, rows):
     write_training_page(tmp_path / "some.html", network="n", settings={}, history=history(4) + broken)
     page = Page(tmp_path / "some.html")
     assert "training 0.5, validation 0.625" in page.text
-    assert ("The training diverged" in page.text) == (value is not None)
+    assert "The training diverged" in page.text  # null is what a file of JSON has for them
     assert not re.search(r"\b(nan|inf)\b", " ".join(str(a.get("d", "")) for _, a in page.elements))
 
 

@@ -39,7 +39,7 @@ def test_a_version_of_several_labels_has_a_threshold_for_each(tmp_path):
         _ = Version(tmp_path / "1").several
 
 
-@pytest.mark.parametrize("metadata", [None, b"", b"{", b"[]", b'{"model_name": "flowers"}', b"\xff"])
+@pytest.mark.parametrize("metadata", [None, b"", b"{", b"[]", b'{"model_name": "flowers"}', b"\xff", b"[" * 100_000])
 def test_a_version_without_valid_metadata_is_rejected(tmp_path, metadata):
     file = version(tmp_path / "1").folder / "assets.extra" / "model.json"
     file.unlink()
@@ -48,6 +48,32 @@ def test_a_version_without_valid_metadata_is_rejected(tmp_path, metadata):
     with pytest.raises(InputError) as refusal:
         _ = Version(tmp_path / "1").name
     assert str(refusal.value).startswith(f"error: a version must have valid metadata; got {file}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_name", 5),
+        ("model_name", ""),
+        ("labels", "daisy"),
+        ("labels", ["daisy", 1]),
+        ("labels", None),
+        ("image_size", "224"),
+        ("image_size", 0),
+        ("thresholds", None),
+        ("thresholds", ["0.5", "0.5"]),
+        ("crop", None),
+        ("temperature", 0),
+        ("temperature", "warm"),
+        ("advanced", None),
+        ("labels_per_image", 2),
+    ],
+)
+def test_a_version_whose_metadata_has_a_value_of_no_use_is_rejected(tmp_path, name, value):
+    file = version(tmp_path / "1").folder / "assets.extra" / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(InputError, match=f"must have valid metadata; got {file} with {name} .*Export or deploy the model"):
+        _ = Version(tmp_path / "1").name
 
 
 def test_finds_the_repository_in_a_model_folder(tmp_path):

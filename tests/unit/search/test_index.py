@@ -253,6 +253,7 @@ def test_parts_have_consecutive_rows_and_equal_work():
     [
         (lambda part: (part / "part.json").unlink(), "a part of an index must be whole; got "),
         (lambda part: (part / "part.json").write_text("{}"), "a part of an index must be whole; got "),
+        (lambda part: (part / "part.json").write_text("[" * 100_000), "a part of an index must be whole; got "),
         (lambda part: (part / "vectors").write_bytes(b"short"), "a part of an index must be whole; got "),
         (lambda part: (part / "thumbnails").unlink(), "a part of an index must be whole; got "),
         (lambda part: (part / "thumbnails.npy").write_bytes(b""), "a part of an index must be whole; got "),
@@ -325,6 +326,10 @@ def test_a_killed_update_keeps_the_old_index_and_the_next_update_succeeds(built,
     [
         (lambda folder: (folder / "index.json").unlink(), "there must be an index; got none in "),
         (lambda folder: (folder / "index.json").write_text("{"), "index.json must hold the metadata of an index; got "),
+        (
+            lambda folder: (folder / "index.json").write_text("[" * 100_000),
+            "index.json must hold the metadata of an index; got ",
+        ),
         (lambda folder: (folder / "1" / "vectors").write_bytes(b"short"), "an index must be whole; got "),
         (
             lambda folder: (folder / "1" / "pictures.csv").write_text("path,label,content_id,split\n"),
