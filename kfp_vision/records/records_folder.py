@@ -263,7 +263,7 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
 
     Raises:
         InputError: a split is missing, found twice or damaged, the splits have different classes or differ in whether an image
-            has several, or the records are for object detection.
+            has several, no images are to be trained or evaluated on, or the records are for object detection.
     """
     uri = uris.from_field(uri)
     found = _find_records(uri)
@@ -297,7 +297,7 @@ def check_records_uri(uri: str, field: str) -> None:
         field: the parameter that holds the URI, for error messages.
 
     Raises:
-        InputError: nothing is there, or the records are incomplete.
+        InputError: nothing is there, the records are incomplete, or no images are to be trained or evaluated on.
     """
     reading.check_exists(uri, field)
     if not (uris.is_archive(uri) and uris.scheme_of(uri) in base.SCHEMES):  # would download all of it
@@ -334,7 +334,17 @@ def _find_records(uri: str) -> dict[str, tuple[str, RecordsInfo]]:
         raise InputError("records of all splits must have the same number of labels for an image", kinds, remedy)
     for folder, info in found.values():
         _check_sizes(info, sizes[folder], f"{uri}/{folder}")
+    _check_filled({split: info.images for split, (_, info) in found.items()}, uri)
     return found
+
+
+def _check_filled(images: Mapping[str, int], uri: str) -> None:
+    """Refuses records on which no model can be trained, or none be evaluated, which would show only after the training."""
+    if not images["train"]:
+        raise InputError("there must be images to train on", f"none in {uri}", "Look at the list of rejected images.")
+    if not (images["validation"] or images["test"]):
+        remedy = "Write the records again with a validation_ratio of 0.2, say."
+        raise InputError("there must be held-out images to evaluate on", f"none in {uri}", remedy)
 
 
 def _path_with_folder(name: str) -> str:

@@ -453,6 +453,12 @@ def damage(folder: Path, fault: str) -> None:
         shutil.rmtree(train)
     elif fault == "twice":
         shutil.copytree(train, folder / "copy")
+    elif fault.startswith("nothing"):
+        for split in ("validation", "test") if fault.endswith("evaluate on") else ("train",):
+            info = json.loads((folder / split / "records.json").read_text())
+            (folder / split / "records.json").write_text(json.dumps(info | {"images": 0, "shards": [], "files": {}}))
+            for shard in damaged_records.shards(folder / split):
+                shard.unlink()
     elif fault == "nested too deeply":
         (train / "records.json").write_text("[" * 100_000)
     elif fault in damaged_records.FAULTS:
@@ -470,6 +476,8 @@ def damage(folder: Path, fault: str) -> None:
         ("twice", r"each split must have one folder of records; got train in copy and in train, of .*\. Use the folder"),
         ("of other classes", r"records of all splits must have the same classes; got .*train: bellcup.* Use the folder"),
         ("of another kind", r"records\.json must describe the records; got .*train/records\.json \(.*\)\. Write the"),
+        ("nothing to train on", r"there must be images to train on; got none in .*\. Look at the list of rejected images\."),
+        ("nothing to evaluate on", r"there must be held-out images to evaluate on; got none in .*\. Write the records again"),
         ("nested too deeply", r"records\.json must describe the records; got .*nested too deeply.*\. Write the"),
         *((fault, line) for fault, (_, line) in damaged_records.FAULTS.items()),
     ],
@@ -486,6 +494,15 @@ def test_fetching_damaged_records_is_rejected_and_leaves_no_files(records_folder
 def test_damage_visible_in_sizes_is_rejected_before_fetching(records_folder, fault):
     damage(records_folder, fault)
     with pytest.raises(InputError, match=damaged_records.FAULTS[fault][1]):
+        check_records_uri(str(records_folder), "records_uri")
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"), [("nothing to train on", "to train on"), ("nothing to evaluate on", "held-out images")]
+)
+def test_records_without_images_for_a_stage_are_rejected_before_the_run(records_folder, fault, line):
+    damage(records_folder, fault)
+    with pytest.raises(InputError, match=f"there must be .*{line}.*; got none in {records_folder}"):
         check_records_uri(str(records_folder), "records_uri")
 
 
