@@ -54,6 +54,18 @@ def listen(bound: socket.socket, option: str = "--port") -> None:
         bound.listen()
 
 
+def taken(host: str, port: int, reason: object, option: str = "--port") -> InputError:
+    """Returns the error for a port that cannot be had.
+
+    Args:
+        host: as of `bind`.
+        port: the port.
+        reason: words of the system.
+        option: as of `bind`.
+    """
+    return InputError("the port must be free", f"{host}:{port} ({reason})", f"Choose another one with {option}.")
+
+
 @contextmanager
 def _in_one_line(host: str, port: int, option: str) -> Iterator[None]:
     try:
@@ -63,4 +75,4 @@ def _in_one_line(host: str, port: int, option: str) -> Iterator[None]:
         if isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", 0) in ABOUT_THE_HOST:
             remedy = "Set it to 127.0.0.1 for this machine only, to 0.0.0.0 for access from the network."
             raise FieldError("--host must be a name or an IPv4 address of this machine", f"{host} ({reason})", remedy) from None
-        raise InputError("the port must be free", f"{host}:{port} ({reason})", f"Choose another one with {option}.") from None
+        raise taken(host, port, reason, option) from None

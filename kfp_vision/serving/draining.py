@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
@@ -26,11 +26,29 @@ class DrainingServer(uvicorn.Server):
         on_shutdown: called when the shutdown begins, to turn the server unready.
         on_answered: called once all requests are answered. What comes after `run` may never be: uvicorn ends it with the signal
             that it received.
+        before_startup: awaited before anything else, on the loop of the server; None for nothing. An InputError ends the
+            server.
     """
 
-    def __init__(self, config: uvicorn.Config, on_shutdown: Callable[[], None], on_answered: Callable[[], None]):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_shutdown: Callable[[], None],
+        on_answered: Callable[[], None],
+        before_startup: Callable[[], Awaitable[None]] | None = None,
+    ):
         super().__init__(config)
-        self._on_shutdown, self._on_answered = on_shutdown, on_answered
+        self._on_shutdown, self._on_answered, self._before_startup = on_shutdown, on_answered, before_startup
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to answer.
+
+        Args:
+            sockets: to listen on.
+        """
+        if self._before_startup:
+            await self._before_startup()
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains the connections, then shuts uvicorn down.

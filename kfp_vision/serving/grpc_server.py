@@ -1,13 +1,16 @@
 """The Open Inference Protocol over gRPC: KServe's servicer, without the calls that load and unload models."""
 
 import contextlib
+import errno
 import hmac
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 
+from kfp_vision.core import ports
 from kfp_vision.prediction import authentication
 from kfp_vision.serving import telemetry
 from kfp_vision.serving.app import STATUS_BY_ERROR
@@ -146,22 +149,43 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(answer, **codecs)
 
 
-@contextlib.asynccontextmanager
-async def serve_grpc(plane: DataPlane, token: str, address: str, _: Any) -> AsyncIterator[None]:
-    """Answers gRPC while the body runs, then finishes the calls in flight.
+class GrpcServer:
+    """A server of the Open Inference Protocol over gRPC.
 
     Args:
         plane: answers the calls.
         token: the token that calls must carry; empty to let everybody in.
-        address: `host:port` to listen on.
-        _: the application whose lifespan this is.
+        host: name or IPv4 address to listen on.
+        port: to listen on.
     """
-    limits = [("grpc.max_receive_message_length", MAX_BODY_BYTES), ("grpc.so_reuseport", 0)]
-    server = grpc.aio.server(interceptors=[CallInterceptor(token)], options=limits)
-    add_GRPCInferenceServiceServicer_to_server(Servicer(plane, None), server)
-    server.add_insecure_port(address)
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(DRAIN_SECONDS)
+
+    def __init__(self, plane: DataPlane, token: str, host: str, port: int):
+        self._plane, self._token, self._host, self._port = plane, token, host, port
+
+    async def bind(self) -> None:
+        """Takes the port; outside of the application's lifespan, in which any error is a traceback.
+
+        Raises:
+            InputError: another process has taken it since this one began.
+        """
+        limits = [("grpc.max_receive_message_length", MAX_BODY_BYTES), ("grpc.so_reuseport", 0)]
+        self._server = grpc.aio.server(interceptors=[CallInterceptor(self._token)], options=limits)
+        add_GRPCInferenceServiceServicer_to_server(Servicer(self._plane, None), self._server)
+        ports.bind(self._host, self._port, "--grpc-port").close()  # gRPC would log several lines
+        try:
+            self._server.add_insecure_port(f"{self._host}:{self._port}")
+        except RuntimeError:
+            raise ports.taken(self._host, self._port, os.strerror(errno.EADDRINUSE), "--grpc-port") from None
+
+    @contextlib.asynccontextmanager
+    async def serve(self, _: Any) -> AsyncIterator[None]:
+        """Answers while the body runs, then finishes the calls in flight.
+
+        Args:
+            _: the application whose lifespan this is.
+        """
+        await self._server.start()
+        try:
+            yield
+        finally:
+            await self._server.stop(DRAIN_SECONDS)

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
@@ -70,7 +69,7 @@ def serve(
         _check_grpc_port(host, grpc_port, listening.getsockname()[1])
     collector = _collector(collect) if collect else None
     models = _load(path, name, index, collector)
-    server = _server(models, token, origins, f"{host}:{grpc_port}" if grpc_port else "", collector)
+    server = _server(models, token, origins, (host, grpc_port), collector)
     ports.listen(listening)  # from now on connections are queued rather than refused
     _announce(models, host, listening.getsockname()[1], grpc_port)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a person stops the server
@@ -150,9 +149,9 @@ def _load(path: Path, name: str, index: Path | None, collector: "Collector | Non
 
 
 def _server(
-    models: "ServedModels", token: str, origins: list[str], grpc_address: str, collector: "Collector | None"
+    models: "ServedModels", token: str, origins: list[str], grpc_address: tuple[str, int], collector: "Collector | None"
 ) -> "DrainingServer":
-    """Builds the server; `grpc_address` is empty for HTTP only."""
+    """Builds the server; the port of `grpc_address` is 0 for HTTP only."""
     import uvicorn
 
     from kfp_vision.serving import grpc_server
@@ -161,15 +160,16 @@ def _server(
     from kfp_vision.serving.draining import DRAIN_SECONDS, DrainingServer
 
     application = Application(models, token, origins)
-    lifespan = partial(grpc_server.serve_grpc, application.plane, token, grpc_address) if grpc_address else None
+    over_grpc = grpc_server.GrpcServer(application.plane, token, *grpc_address) if grpc_address[1] else None
     config = uvicorn.Config(
-        application.asgi(lifespan),
+        application.asgi(over_grpc.serve if over_grpc else None),
         http=DeadlineConnection,
         log_config=None,  # KServe has configured logging
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    return DrainingServer(config, application.drain, collector.close if collector else lambda: None)
+    on_answered = collector.close if collector else lambda: None
+    return DrainingServer(config, application.drain, on_answered, over_grpc.bind if over_grpc else None)
 
 
 def _announce(models: "ServedModels", host: str, port: int, grpc_port: int) -> None:

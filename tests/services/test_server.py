@@ -723,16 +723,19 @@ def test_reports_a_port_in_use_in_one_line(repository):
 
 
 @pytest.mark.slow
-def test_of_two_servers_that_start_at_once_one_reports_the_port_in_one_line(repository):
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+def test_of_two_servers_that_start_at_once_one_reports_the_port_in_one_line(repository, option):
     port = model_servers.free_port()
-    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), "--port", str(port)]
+    others = ["--port", "0"] if option == "--grpc-port" else []
+    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(repository), option, str(port), *others]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with ended(subprocess.Popen(command, **options)) as one, ended(subprocess.Popen(command, **options)) as other:
         model_servers.until(lambda: one.poll() is not None or other.poll() is not None)
         loser = other if one.poll() is None else one
         assert loser.wait() == 1
-        (line,) = loser.stderr.read().splitlines()
-        assert line.startswith(f"error: the port must be free; got 127.0.0.1:{port} (Address already in use). Choose ")
+        (line,) = [line for line in loser.stderr.read().splitlines() if " INFO: " not in line]
+        found = f"got 127.0.0.1:{port} (Address already in use). Choose another one with {option}."
+        assert line == f"error: the port must be free; {found}"
 
 
 def test_http_and_grpc_cannot_have_one_port(repository):
