@@ -143,8 +143,10 @@ def read_drift(collected_uri: str, model: str) -> Drift | None:
     uri = uris.join_uri(uris.absolute_uri(collected_uri), f"{model}/{DRIFT_FILE}")
     try:
         with reading.Reader() as reader:
-            return Drift(**json_text.parse(reader.read(uri)))
-    except (OSError, TypeError, ValueError):  # there is none, or one of a later release
+            found = Drift(**json_text.parse(reader.read(uri)))
+            found.in_words()  # fails if a value is of another type
+            return found
+    except (OSError, TypeError, ValueError):  # there is none, or none that is ours: of a later release, or damaged
         return None
 
 

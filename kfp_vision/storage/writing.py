@@ -1,8 +1,8 @@
 """Uploads files and folders, removes them, and checks that a URI is writable."""
 
 import io
-import os
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -112,8 +112,12 @@ def check_writable(uri: str, field: str) -> None:
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
         raise FieldError(f"{field} must name a folder", uri, remedy)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise AccessError(f"{field} must name a writable folder", uri, f"Let this user write to {existing}.")
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # which has no name; what a system says of permissions is not all there is
+            pass
+    except OSError as error:
+        rule, found = f"{field} must name a writable folder", f"{uri} ({error.strerror})"
+        raise AccessError(rule, found, f"Let this user write to {existing}.") from None
 
 
 class Mirror:

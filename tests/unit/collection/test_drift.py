@@ -1,5 +1,6 @@
 """The check for drift: it finds none where there is none, finds what there is, and writes down what it found."""
 
+import dataclasses
 import gzip
 import json
 from datetime import UTC, datetime, timedelta
@@ -293,3 +294,11 @@ def test_the_result_of_a_later_release_is_no_result(tmp_path):
     (tmp_path / "flowers").mkdir()
     (tmp_path / "flowers" / "drift.json").write_text(json.dumps({"verdict": "unknown"}))
     assert drift.read_drift(str(tmp_path), "flowers") is drift.read_drift(str(tmp_path), "other") is None
+
+
+@pytest.mark.parametrize("value", ["many", None, [1]])
+def test_a_result_with_values_of_another_kind_is_no_result(tmp_path, value):
+    (tmp_path / "flowers").mkdir()
+    fields = {field.name: value for field in dataclasses.fields(drift.Drift)}
+    (tmp_path / "flowers" / "drift.json").write_text(json.dumps(fields))
+    assert drift.read_drift(str(tmp_path), "flowers") is None
