@@ -11,6 +11,8 @@ from kfp_vision.collection.drift import Drift
 from kfp_vision.core.advanced import deployment_settings
 from kfp_vision.dataset import scan
 from kfp_vision.deployment.decide_training import decide_training
+from kfp_vision.repository import publish
+from kfp_vision.repository.version import Version
 
 RECIPE = "fields"
 FOUND = Drift("flowers", 1, "", "2026-05-04T10:00:00+00:00", 60, 100, True, 0.9, 0.001, 0.5, 0.0)
@@ -45,3 +47,14 @@ def test_a_drift_of_the_deployed_version_trains_again(tmp_path, deployed, capfd,
 def test_without_a_check_nothing_is_trained_again(tmp_path, deployed):
     assert decide(deployed) is True
     assert decide(deployed, tmp_path) is True
+
+
+def test_a_rollback_to_other_images_trains_again_and_one_to_the_same_does_not(tmp_path, deployed):
+    before = exported_model.version(tmp_path / "1", trained_from="of images before")
+    publish.publish(deployed, str(tmp_path))
+    assert decide(Version(tmp_path / "2")) is True
+    assert publish.rollback(str(tmp_path))[1:] == (1, 3)
+    assert Version(tmp_path / "3").is_copy_of(before)
+    assert decide(Version(tmp_path / "3")) is False
+    assert publish.rollback(str(tmp_path))[1:] == (2, 4)
+    assert decide(Version(tmp_path / "4")) is True
