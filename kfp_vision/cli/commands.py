@@ -117,12 +117,24 @@ def _run(options: argparse.Namespace) -> int:
     except (InputError, OSError) as error:
         if isinstance(error, BrokenPipeError) and not _is_read(sys.stdout):
             raise
-        return _fail(error, FAILED, options.debug)
+        return _fail(_named_path(error), FAILED, options.debug)
     except ModuleNotFoundError as error:
         rule = "the packages that the stages run on must be installed"
         return _fail(InputError(rule, str(error), "Install kfp-vision[cpu], or kfp-vision[gpu]."), FAILED, options.debug)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("error: interrupted"), INTERRUPTED, options.debug)
+
+
+def _named_path(error: InputError | OSError) -> InputError | OSError:
+    """Returns the error of a path in the form of all others; any other error as it is."""
+    name = error.filename2 or error.filename if isinstance(error, OSError) else None
+    if not isinstance(error, OSError) or not isinstance(name, str):
+        return error
+    rule, remedy = (
+        "a path must be one that this user can read, and write where files are made",
+        "Check its permissions, or name another.",
+    )
+    return InputError(rule, f"{name} ({error.strerror})", remedy).with_traceback(error.__traceback__)
 
 
 def _is_read(stream: TextIO) -> bool:

@@ -458,6 +458,15 @@ def test_ends_quietly_once_nobody_reads_its_errors(tmp_path):
     assert run_unread(["run", "nothing"], tmp_path, stderr=subprocess.STDOUT) == (NO_READER, None)
 
 
+@pytest.mark.parametrize("arguments", [["compile", "--output", "/proc/none"], ["compile", "--output", "{}/file/below"]])
+def test_a_path_that_cannot_be_written_is_named_with_a_remedy(tmp_path, capsys, arguments):
+    (tmp_path / "file").write_text("")
+    assert main([argument.format(tmp_path) for argument in arguments]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: a path must be one that this user can read, and write where files are made; got /")
+    assert line.endswith("). Check its permissions, or name another.\n") and line.count("\n") == 1 and "Errno" not in line
+
+
 def test_a_full_disk_behind_the_output_is_named(tmp_path):
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "kfp_vision.cli", "fields"]
