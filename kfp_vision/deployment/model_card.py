@@ -307,7 +307,8 @@ def weak_classes(evaluation: Mapping[str, Any]) -> dict[str, str]:
     rows = [row for row in _class_rows(evaluation) if row.get("images") and row.get("recall") is not None]
     total = sum(row["images"] for row in rows)
     mean = sum(row["recall"] * row["images"] for row in rows) / total if total else 0.0
-    weak = [row for row in rows if _upper_bound(row["recall"], row["images"]) < mean]
+    # Rounding may put the bound of a class that is always found below 1.
+    weak = [row for row in rows if row["recall"] < mean and _upper_bound(row["recall"], row["images"]) < mean]
     return {
         row["label"]: f"{percent(row['recall'])} of {plural(row['images'], 'image', 'images')}, of all {percent(mean)}"
         for row in sorted(weak, key=lambda row: row["recall"])

@@ -87,6 +87,12 @@ def test_a_class_is_weak_if_its_interval_lies_below_the_recall_of_all(first):
     assert list(found) == (["daisy"] if upper < recall_of_all else [])
 
 
+@pytest.mark.parametrize("images", [1, 24, 30, 100])
+def test_no_class_is_weak_if_all_images_of_all_are_found(images):
+    rows = [{"label": label, "recall": 1.0, "images": images} for label in ("daisy", "rose")]
+    assert model_card.weak_classes({"per_class": rows}) == {}
+
+
 def test_a_model_of_several_labels_gets_a_card_of_its_own_figures(tmp_path):
     labels, thresholds = ["daisy", "rose", "tulip"], [0.5, 0.4, 0.3]
     model = version(tmp_path / "model" / "1", labels=labels, labels_per_image="several", thresholds=thresholds)
