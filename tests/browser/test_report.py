@@ -116,3 +116,14 @@ def test_dark_and_light_colours_differ(browser, report):
         colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor + getComputedStyle(document.body).color"))
         page.close()
     assert len(colours) == 2
+
+
+def test_the_labelling_interface_on_the_page_of_a_review_scrolls_by_itself_on_a_phone(browser, tmp_path):
+    interface = '<Choices name="label" toName="image" choice="single" showInline="true" required="true">'
+    counts = {"pictures": 1, "chosen": 1, "unreadable": 0}
+    pages.write_review_page(tmp_path / "page.html", counts=counts, chosen=[], model="flowers", interface=interface)
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto((tmp_path / "page.html").as_uri())
+    assert interface in page.inner_text("pre")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
