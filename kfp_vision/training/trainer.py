@@ -94,8 +94,9 @@ class Trainer:
     Attributes:
         step: steps taken.
         history: rows with `step`, `loss`, `accuracy`, `learning_rate`, `images_per_second`, `input_wait` (the share of the time
-            in which the network waited for images), and sometimes `validation_loss` and `validation_accuracy`. Where images
-            have several labels, `micro_f1` and `validation_mean_average_precision` take the place of the accuracies.
+            in which the network waited for images, unless it takes features that are in memory), and sometimes
+            `validation_loss` and `validation_accuracy`. Where images have several labels, `micro_f1` and
+            `validation_mean_average_precision` take the place of the accuracies.
         best_row: row of the best validation; empty before the first one.
         run_name: name of the events folder, kept when the training resumes.
         ended_early: whether early stopping has ended the training.
@@ -184,6 +185,10 @@ class Trainer:
             self._read_sums()
             self._heed_wishes(self.step)
             row = interval.row(self.step, self.learning_rate_at(self.step - 1), self.recipe.batch_size, self.objective)
+            if self.recipe.train_last_layer_only:
+                row.pop(
+                    "input_wait"
+                )  # it takes features from memory, which neither more cores nor smaller images would speed up
             if validation is not None and self._validation_is_due():
                 row |= self._validate_once(validation)
                 if self.step == self.recipe.train_steps:  # no step follows whose loss would tell

@@ -546,6 +546,12 @@ def test_the_first_batch_is_not_waited_for_by_a_step():
     assert first["input_wait"] * seconds < delay
 
 
+def test_features_in_memory_are_not_waited_for():
+    trained = head_trainer({}, train_last_layer_only=True, train_steps=60)
+    rows = [row for row in trained.run(itertools.repeat(BATCH), None) if row]
+    assert rows and not any("input_wait" in row for row in rows)
+
+
 def diverging_trainer(bad_step: int) -> tuple[trainer.Trainer, Iterator[tuple[tf.Tensor, tf.Tensor]]]:
     """Makes a trainer with a row every tenth step, and its batches: one has an image that is not finite."""
     bad = BATCH[0] * np.inf, BATCH[1]
