@@ -98,7 +98,7 @@ LEARNING_CURVES = (
     Curve("Loss", {"loss": "training", "validation_loss": "validation"}, lambda value: f"{value:.3g}"),
     Curve("Accuracy", {"accuracy": "training", "validation_accuracy": "validation"}, formatting.percent, share=True),
     Curve("Learning rate", {"learning_rate": "learning rate"}, lambda value: f"{value:.3g}"),
-    Curve("Images per second", {"images_per_second": "images per second"}, lambda value: f"{value:,.4g}"),
+    Curve("Images per second", {"images_per_second": "images per second"}, formatting.short),
 )
 SEVERAL_LABELS_CURVES = (
     LEARNING_CURVES[0],
@@ -167,7 +167,9 @@ def _scale(axes: "Axes", curve: Curve) -> None:
     axes.xaxis.set_major_locator(FixedLocator([axes.dataLim.xmin]) if only_step else MaxNLocator(nbins=5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.count(value)))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 2.5, 5, 10)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if curve.share else f"{value:.4g}"))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if curve.share else formatting.short(value))
+    )
     axes.set_xlabel("step")
 
 

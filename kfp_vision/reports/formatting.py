@@ -3,6 +3,7 @@
 import math
 
 NOT_A_NUMBER = "not a number"
+PLAIN_FROM, PLAIN_BELOW = 1e3, 1e7  # in between, numbers are written without an exponent, which `.4g` has from 10,000 on
 
 
 def count(number: float) -> str:
@@ -27,6 +28,15 @@ def decimal(number: float) -> str:
         The text, or `not a number` if it is not finite.
     """
     return f"{number:.3f}" if math.isfinite(number) else NOT_A_NUMBER
+
+
+def short(number: float) -> str:
+    """Formats a number of any size with about four digits, such as `0.0042`, `30,020` or `1e+09`.
+
+    Args:
+        number: any float.
+    """
+    return f"{number:,.0f}" if PLAIN_FROM <= abs(number) < PLAIN_BELOW else f"{number:.4g}"
 
 
 def megabytes(size: int) -> str:

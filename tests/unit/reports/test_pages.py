@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from kfp_vision.dataset.ingest import preview
+from kfp_vision.reports import formatting
 from kfp_vision.reports.charts import Histogram
 from kfp_vision.reports.pages import Mistake, write_evaluation_page, write_records_page, write_summary_page, write_training_page
 from kfp_vision.reports.thumbnails import EncodedImage, thumbnail
@@ -249,6 +250,21 @@ def test_training_shows_the_best_and_the_last_validation(tmp_path):
     text = Page(tmp_path / "page.html").text
     assert "80.0 % of the validation images are classified correctly at step 20." in text
     assert "The best was 90.0 % at step 10." in text
+
+
+def test_fast_trainings_are_drawn_without_exponents(tmp_path):
+    rows = [row | {"images_per_second": 30_020.4 + row["step"]} for row in history()]
+    write_training_page(tmp_path / "page.html", network="n", settings={}, history=rows)
+    text = Page(tmp_path / "page.html").text
+    assert "At the end: 30,060." in text and "e+0" not in text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (0.0042, "0.0042"), (400.43, "400.4"), (9999.6, "10,000"), (-2e4, "-20,000"), (1e9, "1e+09"), (math.inf, "inf")],
+)
+def test_short_numbers_have_an_exponent_only_where_they_are_very_large_or_small(number, text):
+    assert formatting.short(number) == text
 
 
 def test_training_shows_long_waits_for_input(tmp_path):
