@@ -71,6 +71,8 @@ def _in_one_line(host: str, port: int, option: str) -> Iterator[None]:
     try:
         yield
     except (OSError, OverflowError, UnicodeError) as error:  # the last ones: of a number, a name that none can be
+        if isinstance(error, OverflowError):
+            raise FieldError(f"{option} must be a number from 0 to 65535", port, "Choose 8090, for example.") from None
         reason = getattr(error, "strerror", None) or error
         if isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", 0) in ABOUT_THE_HOST:
             remedy = "Set it to 127.0.0.1 for this machine only, to 0.0.0.0 for access from the network."

@@ -35,8 +35,8 @@ def test_of_two_that_bind_a_port_only_one_listens():
 
 @pytest.mark.parametrize("port", [-1, 65_536, 10**30])
 def test_a_number_that_is_no_port_is_rejected(port):
-    with pytest.raises(InputError, match=f"the port must be free; got {HOST}:{port} "):
-        ports.bind(HOST, port)
+    with pytest.raises(FieldError, match=f"--grpc-port must be a number from 0 to 65535; got {port}. Choose "):
+        ports.bind(HOST, port, "--grpc-port")
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "::1", "192.0.2.1", "a" * 70, "a..b"])  # RFC 2606, RFC 5737
