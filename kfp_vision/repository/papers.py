@@ -251,9 +251,19 @@ def find_number(place: str, published: Sequence[Described], name: str) -> int:
     by_name = {str(number): number for number in numbers} | named | ({NEWEST: numbers[-1]} if numbers else {})
     if (number := by_name.get(name, 0)) in numbers:
         return number
-    known = ", ".join(map(str, numbers)) or "none"
     rule = f"a version must be a number, {', '.join(ALIASES)} or {NEWEST}, and be there"
-    raise InputError(rule, f"{name} of {known} in {place}", "See kfp-vision models for all of them.")
+    raise InputError(rule, f"{name} in {place}, which has {list_numbers(numbers)}", "See kfp-vision models for all of them.")
+
+
+def list_numbers(numbers: Sequence[int]) -> str:
+    """Lists versions in an error, such as `versions 1, 2, 3`.
+
+    Args:
+        numbers: Numbers of the versions.
+    """
+    if len(numbers) == 1:
+        return f"version {numbers[0]} alone"
+    return f"versions {', '.join(map(str, numbers))}" if numbers else "no version"
 
 
 def _is_tag(tag: str) -> bool:

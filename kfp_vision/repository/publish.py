@@ -190,10 +190,10 @@ def rollback(uri: str, to: int | str = 0) -> tuple[str, int, int]:
     wanted_number = (numbered | papers.read_aliases(uri) | newest_number).get(str(to))
     found = [version for version in published if version.number == wanted_number] if to else published[-2:-1]
     if not found:
-        numbers = ", ".join(str(version.number) for version in published) or "none"
+        held = papers.list_numbers([version.number for version in published])
         wanted = f"version {to}" if to else "the one before the newest"
         remedy = "Name another with --to." if len(published) > 1 else "Give a model repository with more than one version."
-        raise InputError("there must be a version to go back to", f"{wanted} of {numbers} in {uri}", remedy)
+        raise InputError("there must be a version to go back to", f"{wanted} in {uri}, which has {held}", remedy)
     (earlier,) = found
     newest = published[-1]
     with atomic.temporary_folder() as scratch:

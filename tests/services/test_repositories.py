@@ -107,7 +107,9 @@ def test_removes_old_versions_and_rolls_back_to_an_earlier_one(uri, tmp_path):
     assert publish.rollback(uri) == ("flowers", 3, 5)
     assert fingerprint(uri, 5, tmp_path / "scratch") == models[2].fingerprint
     assert publish.rollback(uri, 3) == ("flowers", 3, 5)  # already the newest
-    with pytest.raises(InputError, match=f"there must be a version to go back to; got version 1 of 2, 3, 4, 5 in {uri}"):
+    with pytest.raises(
+        InputError, match=f"there must be a version to go back to; got version 1 in {uri}, which has versions 2, 3, 4, 5"
+    ):
         publish.rollback(uri, 1)
     assert numbers(uri) == [2, 3, 4, 5]
 

@@ -122,7 +122,9 @@ REFUSED = {
         "service_runtime of advanced must be one of kfp-vision, tensorflow; got torch. Leave it at kfp-vision.",
     ),
     "nothing to go back to": Case(
-        "rollback {data}/empty", FAILED, "there must be a version to go back to; got the one before the newest of none in .*"
+        "rollback {data}/empty",
+        FAILED,
+        "there must be a version to go back to; got the one before the newest in .*, which has no version. Give .*",
     ),
     "a file for a repository": Case(
         f"{SCRATCH} -p images_uri=sample -p deploy_to={{data}}/words.tgz",

@@ -88,7 +88,7 @@ def test_imports_a_model(capsys, place, tmp_path):
 
 
 def test_what_cannot_be_done_is_one_line(capsys, place, tmp_path):
-    assert "got 7 of 1, 2 in" in refused(capsys, place, "--show", "7")
+    assert f"got 7 in {place}, which has versions 1, 2. See" in refused(capsys, place, "--show", "7")
     assert "an alias must be one of champion, challenger; got king" in refused(capsys, place, "--alias", "king", "1")
     assert "--force must come with --import" in refused(capsys, place, "--force", code=2)
     assert "must hold a version; got none in" in refused(capsys, str(tmp_path / "nowhere"))

@@ -101,14 +101,14 @@ def test_a_version_is_found_by_number_alias_or_newest(place, name, number):
 
 @pytest.mark.parametrize("name", ["7", "challenger", "0", "-1", "reviewed"])
 def test_a_name_of_no_version_is_rejected_in_one_line(place, name):
-    with pytest.raises(InputError, match=rf"got {name} of 1, 2, 3 in .*\. See kfp-vision models"):
+    with pytest.raises(InputError, match=rf"got {name} in .*, which has versions 1, 2, 3\. See kfp-vision models"):
         papers.find_number(place, published(place), name)
 
 
 def test_an_alias_of_a_version_that_is_gone_names_none(place):
     papers.set_alias(place, "champion", 2)
     shutil.rmtree(Path(place) / "2")
-    with pytest.raises(InputError, match="got champion of 1, 3"):
+    with pytest.raises(InputError, match=r"got champion in .*, which has versions 1, 3"):
         papers.find_number(place, published(place), "champion")
 
 
