@@ -654,17 +654,19 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
     """Asks about every image at some URIs, prints a line for each, and returns the exit code."""
     from itertools import chain
 
+    from kfp_vision.dataset import image_files
     from kfp_vision.dataset.images import Rejected
     from kfp_vision.dataset.table import SkippedFiles
     from kfp_vision.prediction import batch
 
+    remedy = f"Check the path; images may be {image_files.FORMATS}."
     failed, total, skipped = 0, 0, SkippedFiles()
     images = chain.from_iterable(batch.read_images(uri, skipped=skipped) for uri in uris)
     for uri, _, answer in batch.apply_in_batches(ask, images):
         total += 1
         if isinstance(answer, Rejected):
             failed += 1
-            print(InputError("an image must be readable", f"{uri} ({answer})", "Give a JPEG or a PNG."), file=sys.stderr)
+            print(InputError("an image must be readable", f"{uri} ({answer})", remedy), file=sys.stderr)
         else:
             print(line(uri, answer), flush=True)
     if not total:

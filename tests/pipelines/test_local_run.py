@@ -17,6 +17,7 @@ from support import local_outputs, run_component, sample_images, small_network
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
+from kfp_vision.dataset import image_files
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.repository import papers
 from kfp_vision.repository.version import exported_version, versions
@@ -220,9 +221,9 @@ def test_predict_classifies_the_readable_images_and_reports_the_others(run, tmp_
     assert done.returncode == 1
     assert re.fullmatch(rf"(bellcup|globelet)  [01]\.\d{{4}}  {image}\n", done.stdout)
     reasons = {"notes.jpg": "not an image in a known format", "nothing.jpg": "No such file or directory"}
+    remedy = f"Check the path; images may be {image_files.FORMATS}."
     assert done.stderr == "".join(
-        f"error: an image must be readable; got {tmp_path / name} ({reason}). Give a JPEG or a PNG.\n"
-        for name, reason in reasons.items()
+        f"error: an image must be readable; got {tmp_path / name} ({reason}). {remedy}\n" for name, reason in reasons.items()
     )
 
 
