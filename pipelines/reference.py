@@ -178,7 +178,7 @@ def command_descriptions(parser: argparse.ArgumentParser) -> str:
         given = [action for action in command._actions if action.dest != "help"]
         given.sort(key=lambda action: (bool(action.option_strings), action.dest == "debug"))
         positional = " ".join(_argument(action) for action in given if not action.option_strings)
-        usage = f"```text\n{parser.prog} {name} {positional} [OPTIONS]\n```"
+        usage = f"```text\n{' '.join(filter(None, (parser.prog, name, positional)))} [OPTIONS]\n```"
         rows = [(f"`{_argument(action)}`", _help(action)) for action in given]
         sections.append(
             "\n\n".join([f"## {name}", f"{_sentence(helps[name])}", usage, table(("argument", "what it is"), rows)])
@@ -255,10 +255,11 @@ def _plural(number: int, noun: str) -> str:
 def _argument(action: argparse.Action) -> str:
     """Renders an argument as a person types it, such as `--port PORT` or `IMAGE...`."""
     name = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper())
+    name = " ".join(name) if isinstance(name, tuple) else name
     if action.option_strings:
         value = "" if action.nargs == 0 else f" {name}"
         return ", ".join(action.option_strings) + value
-    return f"[{name}]" if action.nargs == "?" else f"{name}..." if action.nargs == "+" else str(name)
+    return {"?": f"[{name}]", "*": f"[{name}...]", "+": f"{name}..."}.get(str(action.nargs), name)
 
 
 def _help(action: argparse.Action) -> str:

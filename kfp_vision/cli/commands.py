@@ -306,8 +306,9 @@ def _define_models(command: argparse.ArgumentParser) -> None:
 
 
 def _define_sample(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=_path, metavar="DIR")
-    command.add_argument("--labels", choices=(ONE, SEVERAL), default=ONE, help="labels of an image; several: with labels.csv")
+    command.add_argument("folder", type=_path, metavar="DIR", help="a folder that is new or empty")
+    labels = "how many labels an image has; several writes the table labels.csv beside the images (%(default)s)"
+    command.add_argument("--labels", choices=(ONE, SEVERAL), default=ONE, help=labels)
     command.set_defaults(command=write_sample)
 
 

@@ -1,5 +1,6 @@
 """The generated tables of the reference pages match the code, and change with it."""
 
+import argparse
 import re
 import shutil
 from pathlib import Path
@@ -56,6 +57,22 @@ def test_a_new_option_of_the_command_line_makes_its_page_outdated(pages):
     assert reference.out_of_date(parser) == [pages / "command-line.md"]
     reference.write_pages(parser)
     assert "| `--new NEW` | A new one (3) |" in (pages / "command-line.md").read_text(encoding="utf-8")
+
+
+def test_arguments_are_written_as_a_person_types_them():
+    parser = argparse.ArgumentParser(prog="kfp-vision")
+    command = parser.add_subparsers(dest="command").add_parser("try", help="try it")
+    command.add_argument("uris", nargs="*", metavar="URI", help="any number of them")
+    command.add_argument("--tag", nargs=2, metavar=("VERSION", "TAG"), help="two values")
+    parser._subparsers._group_actions[0].add_parser("rest", help="no arguments")
+    text = reference.command_descriptions(parser)
+    for line in (
+        "kfp-vision try [URI...] [OPTIONS]",
+        "kfp-vision rest [OPTIONS]",
+        "| `[URI...]` | Any",
+        "| `--tag VERSION TAG` | Two",
+    ):
+        assert line in text
 
 
 def test_rejects_a_table_that_does_not_exist(pages):
