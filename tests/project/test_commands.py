@@ -14,7 +14,7 @@ from kfp_vision.preflight import rules
 
 # Beginnings of commands, and why no test runs them. Those of `kfp-vision` are parsed all the same, and their fields checked.
 NOT_RUN = {
-    "make demo": "trains for four minutes; tests/pipelines/test_local_run.py runs the same stages with fewer steps",
+    "make demo": "trains for two minutes; tests/pipelines/test_local_run.py runs the same stages with fewer steps",
     "make test": "these are its tests",
     "make install": "installs 3 GB; the tests run in what it made",
     "make serve": "serves what make demo deployed; tests/services/test_page_commands.py runs kfp-vision serve",
