@@ -541,7 +541,7 @@ def _describe_unknown(encoded: bytes) -> str:
     """Names the file types that are often taken for supported images."""
     if brand := _iso_brand(encoded[:MAGIC_BYTES]):
         if brand == "HEIC" and not HEIF:
-            return "HEIC cannot be read here; convert it to JPEG, or pip install 'kfp-vision[heif]'"
+            return "HEIC cannot be read here; convert it to JPEG, or install kfp-vision[heif]"
         return f"a damaged or unusual {brand}; convert it to JPEG"
     for magic, name in UNSUPPORTED.items():
         if encoded.startswith(magic):

@@ -582,7 +582,7 @@ def test_without_the_library_for_heic_the_remedy_is_named():
         "except Rejected as reason: print(reason)"
     )
     done = subprocess.run([sys.executable, "-c", program], input=heic, stdout=subprocess.PIPE, check=True)
-    assert done.stdout.decode().strip() == "HEIC cannot be read here; convert it to JPEG, or pip install 'kfp-vision[heif]'"
+    assert done.stdout.decode().strip() == "HEIC cannot be read here; convert it to JPEG, or install kfp-vision[heif]"
 
 
 def test_warnings_about_damaged_fields_do_not_fill_the_log():
