@@ -14,6 +14,7 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.search.index import Hit, Index
 from kfp_vision.serving.batching import DynamicBatcher
 from kfp_vision.serving.inference import LoadedModel
+from kfp_vision.serving.instances import InvalidInstance
 
 
 class IndexedImage(NamedTuple):
@@ -109,7 +110,7 @@ class LoadedIndex:
             return await self.loaded.embed(image)
         place = self.index.by_content.get(image.content_id)
         if place is None:
-            return Rejected(_not_in_index(image.content_id))
+            return InvalidInstance(_not_in_index(image.content_id))
         return np.asarray(self.index.vectors[np.array([place])][0], np.float32)
 
     def _search(self, queries: list[tuple[npt.NDArray[np.float32], int, str]]) -> list[list[Hit]]:
@@ -125,4 +126,4 @@ class LoadedIndex:
 
 
 def _not_in_index(content_id: str) -> str:
-    return f"no image {content_id[:40]} in the index; it may have changed"
+    return f"id must be that of an image in the index; got {content_id[:40]}. Search again, since the index may have changed."

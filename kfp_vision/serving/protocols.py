@@ -19,7 +19,7 @@ from kfp_vision.repository.version import Version
 from kfp_vision.search.index import Hit, Index
 from kfp_vision.serving import instances
 from kfp_vision.serving.image_search import IndexedImage
-from kfp_vision.serving.instances import read_image
+from kfp_vision.serving.instances import InvalidInstance, read_image
 from kfp_vision.serving.kserve_parts import InferOutput, InferRequest, InferResponse, InvalidInput, to_http_parameters
 
 BYTES = "BYTES"
@@ -454,7 +454,11 @@ def _invalid_v1(found: str) -> InvalidInput:
 
 def _query(instance: Any, place: str) -> bytes | IndexedImage | Rejected:
     if isinstance(instance, dict) and "id" in instance and not instances.has_image_key(instance):
-        return IndexedImage(instance["id"]) if isinstance(instance["id"], str) else Rejected("an id that is not a string")
+        if isinstance(instance["id"], str):
+            return IndexedImage(instance["id"])
+        return InvalidInstance(
+            f"id of {place} must be a string; got {instances.describe(instance['id'])}. Give the id of a result."
+        )
     return read_image(instance, place)
 
 
