@@ -54,6 +54,7 @@ from kfp_vision.records.statistics import (
     write_statistics,
 )
 from kfp_vision.records.tfrecord import TFRECORD_SUFFIX, Shard, frame_record
+from kfp_vision.reports.formatting import plural
 from kfp_vision.reports.pages import write_records_page
 from kfp_vision.storage import atomic, full_disk, reading
 
@@ -237,7 +238,8 @@ def write_tfrecords(
             staging = outputs_moved.enter_context(atomic.replacing(outputs[split]))
             accepted = _accepted_records(split, results, statistics, rejects, odd)
             written[split] = write_framed_records(staging, split, accepted, list(number_of), images_per_shard, several=several)
-            print(f"{split}: {written[split].images} images in {len(written[split].shards)} shards", flush=True)
+            shards = plural(len(written[split].shards), "shard", "shards")
+            print(f"{split}: {written[split].images} images in {shards}", flush=True)
         if counts:
             write_statistics(counts, statistics)
         pages: dict[str, Any] = {"left_out": left_out, "summary": summary, "max_side": max_side}

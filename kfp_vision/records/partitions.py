@@ -27,6 +27,7 @@ from kfp_vision.records import convert, odd_images, statistics
 from kfp_vision.records.records_folder import RecordsInfo, check_shard_sizes, read_framed_records
 from kfp_vision.records.tfrecord import Shard
 from kfp_vision.reports import results
+from kfp_vision.reports.formatting import plural
 from kfp_vision.storage import atomic, full_disk, uris
 
 SHARDS_PER_PROCESS = 2  # shards; with fewer, some processes would be idle for long
@@ -221,10 +222,11 @@ def join_parts(
     for split in SPLITS:
         with atomic.replacing(outputs[split]) as staging:
             joined[split] = _join_split(parts[split], staging, split, images_per_shard)
-        print(f"{split}: {joined[split].images} images in {len(joined[split].shards)} shards", flush=True)
+        print(f"{split}: {joined[split].images} images in {plural(len(joined[split].shards), 'shard', 'shards')}", flush=True)
     images, files = sum(info.images for info in joined.values()), sum(len(info.shards) for info in joined.values())
     by_split = ", ".join(f"{info.images} {split}" for split, info in joined.items())
-    results.announce(f"{images} images in {files} shards ({by_split}), {len(odd_images.without_odd(rejects)[0])} rejected")
+    shards, rejected = plural(files, "shard", "shards"), len(odd_images.without_odd(rejects)[0])
+    results.announce(f"{images} images in {shards} ({by_split}), {rejected} rejected")
     return joined
 
 

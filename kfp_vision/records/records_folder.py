@@ -24,6 +24,7 @@ from kfp_vision.dataset.table import SPLITS
 from kfp_vision.records import tfrecord
 from kfp_vision.records.example import CLASS_FIELD, RecordFields, decode_example, decode_fields, example_message
 from kfp_vision.records.tfrecord import FRAME_FOOT, FRAME_HEAD, INTACT_RULE, REWRITE_REMEDY, TFRECORD_SUFFIX, Shard
+from kfp_vision.reports.formatting import plural
 from kfp_vision.storage import atomic, base, full_disk, reading, uris
 
 RECORDS_FILE = "records.json"
@@ -285,7 +286,7 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
             labels.mkdir()
             write_labels(labels, found["train"][1].labels, several=found["train"][1].several)
     for split, (_, info) in found.items():
-        print(f"{split}: {info.images} images in {len(info.shards)} shards", flush=True)
+        print(f"{split}: {info.images} images in {plural(len(info.shards), 'shard', 'shards')}", flush=True)
     return {split: info for split, (_, info) in found.items()}
 
 

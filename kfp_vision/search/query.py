@@ -13,6 +13,7 @@ from kfp_vision.dataset.table import SkippedFiles
 from kfp_vision.prediction import batch, client
 from kfp_vision.prediction.client import SEARCH, ServingClient
 from kfp_vision.reports import pages
+from kfp_vision.reports.formatting import plural
 from kfp_vision.reports.thumbnails import data_uri
 from kfp_vision.search.index import Hit, Index, unknown_label_error
 from kfp_vision.storage import atomic, full_disk, uris
@@ -151,5 +152,5 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
     for skipped_line in skipped.lines():
         print(skipped_line)
     pages.write_search_page(page, queries=shown, total=queries, images=opened.about.pictures)
-    print(f"{queries} queries among {opened.about.pictures} images, {unreadable} unreadable")
+    print(f"{plural(queries, 'query', 'queries')} among {opened.about.pictures} images, {unreadable} unreadable")
     return {"queries": queries, "unreadable": unreadable}

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -313,7 +314,9 @@ def test_an_invalid_image_is_listed_and_the_others_are_written(photos, tmp_path,
     assert info["train"].images == 21
     assert [example["image/filename"].decode() for example in read_back(tmp_path / "train")] == [row.name for row in rows]
     assert read_rejections(tmp_path)[1:] == [[bad.uri, "bellcup", "not an image in a known format, but a web page"]]
-    assert f"rejected: {bad.uri} (bellcup): not an image in a known format, but a web page\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"rejected: {bad.uri} (bellcup): not an image in a known format, but a web page\n" in printed
+    assert re.search(r"^train: \d+ images in (1 shard|([2-9]|\d\d+) shards)$", printed, re.MULTILINE)
 
 
 def test_a_missing_and_a_changed_image_are_rejected_with_a_reason(photos, tmp_path, write_records):
