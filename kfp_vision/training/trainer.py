@@ -185,8 +185,8 @@ class Trainer:
             self._read_sums()
             self._heed_wishes(self.step)
             row = interval.row(self.step, self.learning_rate_at(self.step - 1), self.recipe.batch_size, self.objective)
-            if self.recipe.train_last_layer_only:
-                row.pop("input_wait")  # features come from memory: neither more cores nor smaller images would speed that up
+            if not takes_images(self.model):
+                row.pop("input_wait")  # for features, which neither more cores nor smaller images would speed up
             if validation is not None and self._validation_is_due():
                 row |= self._validate_once(validation)
                 if self.step == self.recipe.train_steps:  # no step follows whose loss would tell

@@ -276,8 +276,15 @@ def test_progress_line():
 
 def head_trainer(changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None, **fields) -> trainer.Trainer:
     """Makes a trainer of a single dense layer on 4 features, with weights initialised to zero."""
-    numbers = keras.Input((4,))
-    model = keras.Model(numbers, keras.layers.Dense(classes, kernel_initializer="zeros")(numbers))
+    return dense_trainer((4,), changes, classes=classes, class_weights=class_weights, **fields)
+
+
+def dense_trainer(
+    shape: tuple[int, ...], changes: dict, *, classes: int = 2, class_weights: np.ndarray | None = None, **fields
+) -> trainer.Trainer:
+    """Makes a trainer of a single dense layer on inputs of a shape, with weights initialised to zero."""
+    numbers = keras.Input(shape)
+    model = keras.Model(numbers, keras.layers.Dense(classes, kernel_initializer="zeros")(keras.layers.Flatten()(numbers)))
     advanced = Advanced.parse({"weight_decay": 0.0} | changes)
     fields = {"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 4, "train_steps": 6, "advanced": advanced} | fields
     return trainer.Trainer(model, replace(RECIPE, **fields), 1, class_weights)
@@ -538,17 +545,20 @@ def test_the_first_batch_is_not_waited_for_by_a_step():
 
     def late() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         time.sleep(delay)
-        yield from itertools.repeat(BATCH)
+        yield from itertools.repeat((tf.zeros((4, 1, 1, 3)), BATCH[1]))
 
-    trained = head_trainer({}, train_steps=60)
+    trained = dense_trainer((1, 1, 3), {}, train_steps=60)
     first = next(row for row in trained.run(late(), None) if row)
     seconds = 4 / first["images_per_second"]
     assert first["input_wait"] * seconds < delay
 
 
-def test_features_in_memory_are_not_waited_for():
-    trained = head_trainer({}, train_last_layer_only=True, train_steps=60)
-    rows = [row for row in trained.run(itertools.repeat(BATCH), None) if row]
+@pytest.mark.parametrize("shape", [(4,), (1, 1, 4)])
+def test_features_in_memory_are_not_waited_for(shape):
+    """Neither by the classification head nor by the last blocks."""
+    trained = dense_trainer(shape, {}, train_steps=60)
+    features = tf.reshape(BATCH[0], (4, *shape))
+    rows = [row for row in trained.run(itertools.repeat((features, BATCH[1])), None) if row]
     assert rows and not any("input_wait" in row for row in rows)
 
 
