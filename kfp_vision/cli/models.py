@@ -1,11 +1,11 @@
 """What `kfp-vision models` prints: the versions of a repository with figures, tags and aliases, and what it has changed."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kfp_vision.core import json_text
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import DamagedError, InputError
 from kfp_vision.deployment import import_model
 from kfp_vision.repository import papers, publish
 from kfp_vision.repository.publish import PublishedVersion
@@ -61,20 +61,29 @@ def describe_versions(place: str, published: Iterable[PublishedVersion]) -> list
         published: its versions, the newest last.
 
     Returns:
-        A row per version: model_name, version, served (whether servers answer with it), network, aliases and tags; and of its
-        papers, else None: date, figures, intervals, accepted, fingerprint and run_id.
+        A row per version: model_name, version, served (whether servers answer with it), damaged (whether its metadata is, so
+        that they do not), network, aliases and tags; and of its papers, else None: date, figures, intervals, accepted,
+        fingerprint and run_id.
+
+    Raises:
+        DamagedError: the metadata of every version is damaged.
     """
     newest_first = list(published)[::-1]
     aliases = papers.read_aliases(place)
+    abouts = [_about(version) for version in newest_first]
+    if not any(abouts):
+        abouts = [version.about for version in newest_first]  # raises
+    served = next(version for version, about in zip(newest_first, abouts, strict=True) if about)
     rows = []
-    for version in newest_first:
-        found = papers.read_papers(place, version) or {}
+    for version, about in zip(newest_first, abouts, strict=True):
+        found = (papers.read_papers(place, version) if about else None) or {}
         rows.append(
             {
-                "model_name": version.name,
+                "model_name": about.get("model_name"),
                 "version": version.number,
-                "served": version is newest_first[0],
-                "network": version.about.get("network"),
+                "served": version is served,
+                "damaged": not about,
+                "network": about.get("network"),
                 "date": found.get("date"),
                 "figures": found.get("figures"),
                 "intervals": found.get("intervals"),
@@ -86,6 +95,14 @@ def describe_versions(place: str, published: Iterable[PublishedVersion]) -> list
             }
         )
     return rows
+
+
+def _about(version: PublishedVersion) -> Mapping[str, Any]:
+    """Returns the metadata of a version; nothing if it is damaged, since the other versions are wanted all the same."""
+    try:
+        return version.about
+    except DamagedError:
+        return {}
 
 
 def _printable(line: str) -> str:
@@ -111,12 +128,15 @@ def _lines(place: str, rows: list[dict[str, Any]]) -> list[str]:
     ]
     widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (COLUMNS, *cells)]
-    head = f"{rows[0]['model_name']} in {place}; servers answer with version {rows[0]['version']}"
+    served = next(row for row in rows if row["served"])
+    head = f"{served['model_name']} in {place}; servers answer with version {served['version']}"
     return [head, *("  ".join(line).rstrip() for line in padded)]
 
 
 def _figure(row: dict[str, Any]) -> str:
-    """Returns the most important figure of a version, with its interval."""
+    """Returns the most important figure of a version, with its interval, or that it is damaged."""
+    if row["damaged"]:
+        return "damaged"
     if not row["figures"]:
         return "-"
     name, value = next(iter(row["figures"].items()))

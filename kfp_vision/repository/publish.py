@@ -1,11 +1,12 @@
 """Changes a model repository, in a folder or in a bucket: publishes, prunes and rolls back versions."""
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from kfp_vision.core.errors import InputError
+from kfp_vision.core.errors import DamagedError, InputError
 from kfp_vision.repository import papers
 from kfp_vision.repository.folder_repository import FolderRepository
 from kfp_vision.repository.version import SAVED_MODEL_FILE, Version
@@ -90,7 +91,7 @@ def check_repository_name(uri: str, name: str) -> None:
         name: Name of the model to be published there.
 
     Raises:
-        InputError: The newest version there has another name.
+        InputError: The newest version there whose metadata is whole has another name.
     """
     _check_name(repository_at(uri).versions(), name, uri)
 
@@ -103,12 +104,15 @@ def is_trained_from(uri: str, trained_from: str) -> bool:
         trained_from: Fingerprint of data and parameters, from `decide_training.decide_training`.
 
     Returns:
-        True if it was; False if it was not, or the repository is empty.
+        True if it was; False if it was not, its metadata is damaged, or the repository is empty.
 
     Raises:
         InputError: The store denies access or does not answer.
     """
-    return any(newest.about.get("trained_from") == trained_from for newest in repository_at(uri).versions()[-1:])
+    try:
+        return any(newest.about.get("trained_from") == trained_from for newest in repository_at(uri).versions()[-1:])
+    except DamagedError:  # servers do not answer with it, so that a training is due
+        return False
 
 
 @full_disk.in_one_line("uri")
@@ -181,7 +185,7 @@ def rollback(uri: str, to: int | str = 0) -> tuple[str, int, int]:
         same export already.
 
     Raises:
-        InputError: There is no such version, or the store denies access or does not answer.
+        InputError: There is no such version, its metadata or papers are damaged, or the store denies access or does not answer.
     """
     repository = repository_at(uri)
     published = repository.versions()
@@ -198,15 +202,36 @@ def rollback(uri: str, to: int | str = 0) -> tuple[str, int, int]:
     newest = published[-1]
     with atomic.temporary_folder() as scratch:
         version = earlier.download(scratch)
-        is_newest = newest is earlier or newest.is_copy_of(version)
-        number = newest.number if is_newest else repository.add(version)
-        if not is_newest and papers.download_papers(uri, earlier, scratch / papers.PAPERS_FOLDER):
+        name = version.name  # and what follows: a version that cannot be read, or its papers, must not become the newest
+        if newest is earlier or newest.is_copy_of(version):
+            return name, earlier.number, newest.number
+        has_papers = papers.download_papers(uri, earlier, scratch / papers.PAPERS_FOLDER)
+        number = repository.add(version)
+        if has_papers:
             papers.publish_papers(scratch / papers.PAPERS_FOLDER, uri, number)
-        return version.name, earlier.number, number
+        return name, earlier.number, number
 
 
 def _check_name(published: Sequence[PublishedVersion], name: str, uri: str) -> None:
-    for newest in published[-1:]:
-        if newest.name != name:
-            rule = "a model repository must hold versions of one model"
-            raise InputError(rule, f"{newest.name} in {uri}, and now {name}", "Set deploy_to to a place of its own.")
+    named = newest_name(published)
+    if named is not None and named != name:
+        rule = "a model repository must hold versions of one model"
+        raise InputError(rule, f"{named} in {uri}, and now {name}", "Set deploy_to to a place of its own.")
+
+
+def newest_name(published: Sequence[PublishedVersion]) -> str | None:
+    """Returns the name of the newest version whose metadata is whole, since a damaged one must not keep others from following.
+
+    Args:
+        published: Versions of a repository, the newest last.
+
+    Returns:
+        The name of the model; None if there is no such version.
+
+    Raises:
+        InputError: The store denies access or does not answer.
+    """
+    for version in reversed(published):
+        with contextlib.suppress(DamagedError):
+            return version.name
+    return None

@@ -18,7 +18,7 @@ from typing import Any
 
 from kfp_vision.core import json_text, values
 from kfp_vision.core.crop_shapes import STRETCHED
-from kfp_vision.core.errors import InputError, format_value
+from kfp_vision.core.errors import DamagedError, InputError, format_value
 from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, full_disk, reading, uris
 
@@ -67,7 +67,7 @@ class Version:
         """Metadata: how the model was trained, with `model_name`, `labels` and `image_size`.
 
         Raises:
-            InputError: The metadata file is missing or damaged.
+            DamagedError: The metadata file is missing or damaged.
         """
         file = self.folder / VERSION_FILE
         return parse_version_metadata(file.read_bytes, file)
@@ -166,7 +166,7 @@ def parse_version_metadata(read: Callable[[], bytes], where: object) -> dict[str
         The metadata, with `model_name`, `labels` and `image_size` at least.
 
     Raises:
-        InputError: The file is missing or damaged, lacks one of these keys, or says that an image may have several labels
+        DamagedError: The file is missing or damaged, lacks one of these keys, or says that an image may have several labels
             without a threshold for each of them.
     """
     rule, remedy = "a version must have valid metadata", "Export or deploy the model again."
@@ -175,13 +175,13 @@ def parse_version_metadata(read: Callable[[], bytes], where: object) -> dict[str
         missing = {"model_name", "labels", "image_size"} - about.keys()
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(rule, f"{where} ({reason})", remedy) from None
+        raise DamagedError(rule, f"{where} ({reason})", remedy) from None
     if missing:
-        raise InputError(rule, f"{where} without {', '.join(sorted(missing))}", remedy)
+        raise DamagedError(rule, f"{where} without {', '.join(sorted(missing))}", remedy)
     if wrong := next((name for name, is_valid in METADATA.items() if name in about and not is_valid(about[name])), None):
-        raise InputError(rule, f"{where} with {wrong} {format_value(about[wrong], 60)}", remedy)
+        raise DamagedError(rule, f"{where} with {wrong} {format_value(about[wrong], 60)}", remedy)
     if about.get("labels_per_image") == values.SEVERAL and len(about.get("thresholds", [])) != len(about["labels"]):
-        raise InputError(rule, f"{where} without a threshold for each label", remedy)
+        raise DamagedError(rule, f"{where} without a threshold for each label", remedy)
     return about
 
 

@@ -9,6 +9,7 @@ from support.exported_model import version
 from kfp_vision import cli
 from kfp_vision.deployment import model_card
 from kfp_vision.repository import papers, publish
+from kfp_vision.repository.version import VERSION_FILE
 
 EVALUATION = {
     "images": 150,
@@ -92,3 +93,16 @@ def test_what_cannot_be_done_is_one_line(capsys, place, tmp_path):
     assert "an alias must be one of champion, challenger; got king" in refused(capsys, place, "--alias", "king", "1")
     assert "--force must come with --import" in refused(capsys, place, "--force", code=2)
     assert "must hold a version; got none in" in refused(capsys, str(tmp_path / "nowhere"))
+
+
+def test_a_damaged_version_does_not_hide_the_others(capsys, place):
+    Path(place, "2", VERSION_FILE).write_text("{")
+    head, _, new, old = printed(capsys, place)
+    assert head == f"flowers in {place}; servers answer with version 1"
+    assert new.split() == ["2", "-", "damaged", "-", "-"] and old.split()[0] == "1"
+    assert [(row["served"], row["damaged"]) for row in map(json.loads, printed(capsys, place, "--json"))] == [
+        (False, True),
+        (True, False),
+    ]
+    Path(place, "1", VERSION_FILE).unlink()
+    assert "a version must have valid metadata; got" in refused(capsys, place)

@@ -10,7 +10,7 @@ from support.exported_model import version
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.repository import publish
-from kfp_vision.repository.version import Version, versions
+from kfp_vision.repository.version import VERSION_FILE, Version, versions
 
 
 def numbers(path: Path) -> list[int]:
@@ -69,6 +69,29 @@ def test_a_failed_publication_leaves_no_files(tmp_path, path):
     with pytest.raises(shutil.Error):
         publish.publish(one, str(path))
     assert list(path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"model_name": "flowers"}'])
+def test_a_damaged_version_does_not_keep_the_next_from_being_published(tmp_path, repository, content):
+    file = repository / "3" / VERSION_FILE
+    file.unlink() if content is None else file.write_bytes(content)
+    assert not publish.is_trained_from(str(repository), "anything")
+    publish.check_repository_name(str(repository), "flowers")
+    with pytest.raises(InputError, match=r"must hold versions of one model; got flowers in .*, and now dogs\."):
+        publish.publish(version(tmp_path / "dogs" / "1", name="dogs"), str(repository))
+    assert publish.publish(version(tmp_path / "new" / "1", weights=b"4"), str(repository)) == 4
+    assert numbers(repository) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("broken", ["3", "2"])
+def test_rollback_never_makes_a_damaged_version_the_newest(repository, broken):
+    (repository / broken / VERSION_FILE).write_text("{")
+    if broken == "3":
+        assert publish.rollback(str(repository)) == ("flowers", 2, 4)
+        return
+    with pytest.raises(InputError, match="a version must have valid metadata"):
+        publish.rollback(str(repository))
+    assert numbers(repository) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
