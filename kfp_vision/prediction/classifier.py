@@ -127,7 +127,8 @@ class Classifier:
         novelty: What tells known images from others; None if the model has nothing for it, or the engine no embeddings.
 
     Raises:
-        InputError: The model does not load, its answers do not match its metadata, or the engine has no file or package.
+        InputError: The model cannot be read or does not load, its answers do not match its metadata, or the engine has no file
+            or package.
 
     Example:
         classifier = Classifier(exported_version(Path("runs/flowers/model")))
@@ -136,6 +137,7 @@ class Classifier:
     """
 
     def __init__(self, version: Version, max_pixels: int = MAX_PIXELS, engine: str = "", *, keep_embeddings: bool = False):
+        version.check_readable()
         self.labels, self.thresholds, self.max_pixels = version.labels, version.thresholds, max_pixels
         self.engine = load_engine(version, engine)
         self.novelty = load_novelty(version) if self.engine.has_both_in_one_pass else None

@@ -10,6 +10,7 @@ The `serving` folder of a model folder is such a repository, with one version in
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Any
 
 from kfp_vision.core import json_text, values
 from kfp_vision.core.crop_shapes import STRETCHED
-from kfp_vision.core.errors import DamagedError, InputError, format_value
+from kfp_vision.core.errors import AccessError, DamagedError, InputError, format_value
 from kfp_vision.repository.registered import resolve
 from kfp_vision.storage import atomic, full_disk, reading, uris
 
@@ -68,6 +69,7 @@ class Version:
 
         Raises:
             DamagedError: The metadata file is missing or damaged.
+            AccessError: This user may not read it.
         """
         file = self.folder / VERSION_FILE
         return parse_version_metadata(file.read_bytes, file)
@@ -127,6 +129,16 @@ class Version:
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {file.relative_to(self.folder).as_posix(): file for file in files}
 
+    def check_readable(self) -> None:
+        """Checks that this user may read all files, since engines and libraries say each in its own way that it may not.
+
+        Raises:
+            AccessError: It may not.
+        """
+        for path in (self.folder, *self.folder.rglob("*")):
+            if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)) and path.exists():
+                raise _unreadable_error(path)
+
     def is_copy_of(self, version: "Version") -> bool:
         """Checks whether this version and another one are copies of the same export.
 
@@ -168,11 +180,14 @@ def parse_version_metadata(read: Callable[[], bytes], where: object) -> dict[str
     Raises:
         DamagedError: The file is missing or damaged, lacks one of these keys, or says that an image may have several labels
             without a threshold for each of them.
+        AccessError: This user may not read it.
     """
     rule, remedy = "a version must have valid metadata", "Export or deploy the model again."
     try:
         about: dict[str, Any] = json_text.parse(read())
         missing = {"model_name", "labels", "image_size"} - about.keys()
+    except PermissionError:
+        raise _unreadable_error(where) from None
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DamagedError(rule, f"{where} ({reason})", remedy) from None
@@ -183,6 +198,11 @@ def parse_version_metadata(read: Callable[[], bytes], where: object) -> dict[str
     if about.get("labels_per_image") == values.SEVERAL and len(about.get("thresholds", [])) != len(about["labels"]):
         raise DamagedError(rule, f"{where} without a threshold for each label", remedy)
     return about
+
+
+def _unreadable_error(path: object) -> AccessError:
+    rule = "the files of a version must be readable for whoever loads it"
+    return AccessError(rule, str(path), "Change the permissions, with chmod -R a+rX, say.")
 
 
 def exported_version(model: Path) -> Version:

@@ -21,7 +21,8 @@ from kfp_vision.serving.kserve_parts import InferRequest, InvalidInput, Model
 MAX_IMAGES_PER_REQUEST = 256  # of one request
 MAX_REASONS = 3  # named in an error; there may be one for each image
 
-FileStates = list[tuple[Path, int, int]]  # path, size and modification time of files, which reveal a change
+# Path, size, and times of the last change to content and to permissions or content of files, which reveal a change.
+FileStates = list[tuple[Path, int, int, int]]
 
 
 class NotLoaded(Exception):
@@ -291,4 +292,4 @@ def _check_any_readable(answers: Sequence[Any]) -> None:
 
 def _file_states(files: Iterable[Path]) -> FileStates:
     states = [(file, file.stat()) for file in files]
-    return [(file, state.st_size, state.st_mtime_ns) for file, state in states]
+    return [(file, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for file, state in states]

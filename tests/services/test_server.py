@@ -28,9 +28,11 @@ import requests
 from PIL import Image
 from support import colour_model, exported_model, model_servers
 from support.model_servers import ended
+from support.permissions import AS_ANYONE
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.prediction.client import ServingClient
+from kfp_vision.prediction.client import FINGERPRINT_HEADER, ServingClient
+from kfp_vision.repository.version import Version
 from kfp_vision.serving import server
 
 PREDICT, INFER = "/v1/models/colours:predict", "/v2/models/colours/infer"
@@ -834,7 +836,7 @@ def directory(version, tmp_path) -> Path:
 @contextlib.contextmanager
 def start_server(path: Path, log: Path, *options: object) -> Iterator[str]:
     """Starts a server, writes its output to a file, and yields its address, even if it is not ready."""
-    command = [sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0", *map(str, options)]
+    command = [*AS_ANYONE, sys.executable, "-m", "kfp_vision.cli", "serve", str(path), "--port", "0", *map(str, options)]
     with (
         log.open("w") as output,
         ended(subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | UNBUFFERED)) as process,
@@ -865,6 +867,27 @@ def test_a_broken_model_does_not_affect_another_one(directory, tmp_path):
         assert names(post(f"{url}/v1/models/bad:predict", body)) == ["green"]
         shutil.copytree(directory / "bad", directory / "notes" / "serving")  # a third model
         model_servers.until(lambda: post(f"{url}/v1/models/notes:predict", body).status_code == 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", ["saved_model.pb", "openvino/head.npy", "assets.extra/model.json", "openvino"])
+def test_a_version_that_may_not_be_read_is_named_once_and_loaded_when_it_may(repository, tmp_path, hidden):
+    file, body = repository / "2" / hidden, {"instances": [{"b64": b64(colour_model.picture("green"))}]}
+    line = f"error: the files of a version must be readable for whoever loads it; got {file}. Change the permissions, with"
+    with start_server(repository, tmp_path / "log") as url:
+        shutil.copytree(repository / "1", repository / ".new")
+        mode = (repository / ".new" / hidden).stat().st_mode
+        (repository / ".new" / hidden).chmod(0)
+        (repository / ".new").rename(repository / "2")
+        model_servers.until(lambda: line in (tmp_path / "log").read_text())
+        time.sleep(3)
+        assert (tmp_path / "log").read_text().count(str(file)) == 1
+        assert post(url + PREDICT, body).headers[FINGERPRINT_HEADER] == Version(repository / "1").fingerprint
+        command = [*AS_ANYONE, sys.executable, "-m", "kfp_vision.cli", "predict", "--model", repository, sys.executable]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        assert done.returncode == 1 and done.stderr.startswith(line) and done.stderr.count("\n") == 1
+        file.chmod(mode)
+        model_servers.until(lambda: "colours, version 2: red" in (tmp_path / "log").read_text())
 
 
 @pytest.mark.slow
