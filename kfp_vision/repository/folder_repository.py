@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from kfp_vision.repository import version as repository_version
-from kfp_vision.repository.version import FIRST_VERSION, Version
+from kfp_vision.repository.version import FIRST_VERSION, SCRATCH_NAME, Version
 from kfp_vision.storage import atomic
 
 
@@ -35,7 +35,7 @@ class FolderRepository:
         Returns:
             The number assigned to it, one above the newest's.
         """
-        with atomic.scratch_folder(self.path / "version") as scratch:
+        with atomic.scratch_folder(self.path / SCRATCH_NAME) as scratch:
             copy = scratch / "new"
             shutil.copytree(version.folder, copy, copy_function=shutil.copyfile)
             published = self.versions()

@@ -27,6 +27,7 @@ SERVING_FOLDER, HISTORY_FILE = Path("serving"), "training.json"  # of a model fo
 EXPORTS_FOLDER, EXPORTS_FILE = "exports", "exports.json"  # beside the versions; other formats of one of them, see `exports`
 INDEX_FOLDER = "index"  # beside the versions; built with the embeddings of the newest one, see `search`
 FIRST_VERSION = "1"
+SCRATCH_NAME = "version"  # of the folders in which versions are copied into a repository, and deleted
 SAVED_MODEL_FILE = "saved_model.pb"
 VERSION_FILE = Path("assets.extra") / "model.json"
 MODEL_REMEDY = "Give the model folder of a run, or a directory of numbered versions."
@@ -163,7 +164,9 @@ class Version:
 
     def remove(self) -> None:
         """Removes the version from its repository in one atomic step."""
-        with atomic.scratch_folder(self.folder) as trash, contextlib.suppress(FileNotFoundError):  # another process was faster
+        # Of the name that `FolderRepository.add` gives, which thus removes what a killed process left.
+        scratch = atomic.scratch_folder(self.folder.with_name(SCRATCH_NAME))
+        with scratch as trash, contextlib.suppress(FileNotFoundError):  # another process was faster
             self.folder.rename(trash / self.folder.name)
 
 

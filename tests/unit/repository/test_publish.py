@@ -1,6 +1,7 @@
 """Publishing and rollback in a model repository in a folder; tests/services checks the same in buckets."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,24 @@ def test_keeps_the_requested_number_of_versions_and_never_removes_the_served_one
     assert numbers(repository) == remaining
     assert sorted(entry.name for entry in repository.iterdir()) == [str(number) for number in remaining]
     assert [weights(repository, number) for number in remaining] == [b"%d" % number for number in remaining]
+
+
+KILLED_REMOVAL = """
+import os, shutil, signal, sys
+from pathlib import Path
+from kfp_vision.repository.version import Version
+
+shutil.rmtree = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+Version(Path(sys.argv[1])).remove()
+"""
+
+
+def test_a_killed_removal_leaves_no_version_and_its_files_are_removed_later(tmp_path, repository):
+    done = subprocess.run([sys.executable, "-c", KILLED_REMOVAL, str(repository / "1")], check=False)
+    assert done.returncode == -signal.SIGKILL and numbers(repository) == [2, 3]
+    assert len(list(repository.iterdir())) == 3
+    publish.publish(version(tmp_path / "new" / "1", weights=b"4"), str(repository))
+    assert sorted(entry.name for entry in repository.iterdir()) == ["2", "3", "4"]
 
 
 def test_publishing_an_existing_version_removes_none(tmp_path, repository):
