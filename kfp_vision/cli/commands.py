@@ -21,9 +21,10 @@ from kfp_vision.cli import completion
 from kfp_vision.core import json_text
 from kfp_vision.core.advanced import MAX_LABEL_VALUE, OBJECT_NAME, SERVING_ENGINES
 from kfp_vision.core.errors import FieldError, InputError
-from kfp_vision.core.values import MAX_NEAREST, ONE, SEVERAL, suggest_name
+from kfp_vision.core.values import MAX_NEAREST, MIN_DRIFT_ANSWERS, ONE, SEVERAL, suggest_name
 from kfp_vision.networks import IMAGENET
 from kfp_vision.preflight import rules
+from kfp_vision.reports.formatting import plural
 from kfp_vision.storage import base, retry, uris
 
 DONE, FAILED, USAGE_ERROR = 0, 1, 2
@@ -425,7 +426,11 @@ def print_results(result: Mapping[str, Any]) -> None:
 
 
 def _show_drift(result: Mapping[str, Any]) -> None:
-    print(f"\ndrift     {'yes' if result['drifted'] else 'no'}, of {result['images']} answers of {result['model']}")
+    of = f"of {plural(result['images'], 'answer', 'answers')} of {result['model']}"
+    if result["images"] < MIN_DRIFT_ANSWERS:
+        print(f"\ndrift     no verdict, {of}; {MIN_DRIFT_ANSWERS} are needed")
+        return
+    print(f"\ndrift     {'yes' if result['drifted'] else 'no'}, {of}")
     of_images = f"{result['embeddings_p']:.4f} of all images, {result['novel_p']:.4f} of few"
     print(f"p value   {of_images}, {result['shares_p']:.4f} of the classes")
 

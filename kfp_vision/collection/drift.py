@@ -1,5 +1,6 @@
 """Checks for drift: whether the images that a model meets in use are still like those that it was validated on."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from kfp_vision.collection.collected import CollectedAnswer, read_collected
 from kfp_vision.collection.two_samples import Comparison, compare_samples
 from kfp_vision.core import json_text
 from kfp_vision.core.errors import FieldError, InputError
+from kfp_vision.core.values import MIN_DRIFT_ANSWERS
 from kfp_vision.prediction.held_out import MAX_HELD_OUT, load_held_out
 from kfp_vision.prediction.novelty import load_novelty
 from kfp_vision.reports import pages, results, thumbnails
@@ -21,8 +23,8 @@ from kfp_vision.storage import full_disk, reading, uris, writing
 
 DRIFT_FILE = "drift.json"  # of a model in a collection: the last check
 LEVEL = 0.02  # share of the checks without a drift that find one
-MIN_ANSWERS = 50  # to compare
 MAX_SHOWN = 40  # images on the page
+MAX_OTHERS = 3  # models and versions that are named, of those that gave other answers
 SEED = 17
 
 Scores = npt.NDArray[np.float32]
@@ -62,9 +64,9 @@ class Drift:
 
     def in_words(self) -> str:
         """Returns the result in a line."""
-        if self.images < MIN_ANSWERS:
+        if self.images < MIN_DRIFT_ANSWERS:
             answers = f"{plural(self.images, 'answer', 'answers')} of {self.model} {'is' if self.images == 1 else 'are'}"
-            return f"no verdict on drift: {answers} collected, and {MIN_ANSWERS} are needed"
+            return f"no verdict on drift: {answers} collected, and {MIN_DRIFT_ANSWERS} are needed"
         p_values = {"all images": self.embeddings_p, "few images": self.novel_p, "classes": self.shares_p}
         found = ", ".join(f"{name} p={p_value:.4f}" for name, p_value in p_values.items())
         return f"{self.model} {'has drifted' if self.drifted else 'has not drifted'}: {found}, {self.images} images"
@@ -96,9 +98,10 @@ def check_drift(version: Version, collected_uri: str, days: int, page: Path) -> 
     held_out, now = load_held_out(version), datetime.now(UTC)
     collected_uri = uris.absolute_uri(uris.from_field(collected_uri))
     since = (now - timedelta(days=days)).isoformat(timespec="milliseconds")
-    seen, answers = _sample(version, collected_uri, since, held_out.embeddings.shape[1])
+    others = Counter[str]()
+    seen, answers = _sample(version, collected_uri, since, held_out.embeddings.shape[1], others)
     compared, shares, by_novel, images = None, [], False, []
-    if len(answers) >= MIN_ANSWERS:
+    if len(answers) >= MIN_DRIFT_ANSWERS:
         used = np.stack([answer.embedding for answer in answers if answer.embedding is not None])
         named = (held_out.named(version.thresholds), _named(answers, version.labels))
         known = _known_scores(version, held_out.embeddings, used)
@@ -112,10 +115,14 @@ def check_drift(version: Version, collected_uri: str, days: int, page: Path) -> 
     drift = _drift(version, answers, len(held_out.embeddings), compared, now)
     content = json_text.write(asdict(drift), indent=1) + "\n"
     writing.write_file(content.encode(), uris.join_uri(collected_uri, f"{drift.model}/{DRIFT_FILE}"))
+    words = drift.in_words()
+    if others and len(answers) < MIN_DRIFT_ANSWERS:
+        most = ", ".join(name for name, _ in others.most_common(MAX_OTHERS))
+        words += f"; {plural(others.total(), 'answer was', 'answers were')} given by {most}"
     pages.write_drift_page(
         page,
         drift=asdict(drift),
-        words=drift.in_words(),
+        words=words,
         level=LEVEL,
         days=days,
         seen=seen,
@@ -123,7 +130,7 @@ def check_drift(version: Version, collected_uri: str, days: int, page: Path) -> 
         by_novel=by_novel,
         images=images,
     )
-    results.announce(drift.in_words())
+    results.announce(words)
     return drift
 
 
@@ -150,15 +157,20 @@ def read_drift(collected_uri: str, model: str) -> Drift | None:
         return None
 
 
-def _sample(version: Version, collected_uri: str, since: str, width: int) -> tuple[int, list[CollectedAnswer]]:
-    """Returns how many answers the version gave, and at most `MAX_HELD_OUT` of them, drawn at random.
+def _sample(
+    version: Version, collected_uri: str, since: str, width: int, others: Counter[str]
+) -> tuple[int, list[CollectedAnswer]]:
+    """Returns how many answers the version gave, and at most `MAX_HELD_OUT` of them, drawn at random; counts those of others.
 
     Raises:
         InputError: an answer has no embedding, or one of another width.
     """
     generator, seen = np.random.default_rng(SEED), 0
     kept: list[CollectedAnswer] = []
-    for answer in read_collected(collected_uri, fingerprint=version.fingerprint, since=since):
+    for answer in read_collected(collected_uri, since=since):
+        if answer.fingerprint != version.fingerprint:
+            others[f"{answer.model} version {answer.version}"] += 1
+            continue
         if answer.embedding is None:
             rule, remedy = "collected answers must have embeddings to be compared", "Serve the model with OpenVINO."
             raise InputError(rule, f"none from version {answer.version} of {answer.model}", remedy)

@@ -137,6 +137,7 @@ def check_number(name: str, value: Any, lowest: float, below: float, rule: str, 
 
 RATIO_RULE = (0, 1, "at least 0 and below 1", "0.2")  # lowest value, upper bound, the rule in words, an example
 MAX_NEAREST = 1000
+MIN_DRIFT_ANSWERS = 50  # collected answers that a check for drift needs for a verdict
 
 
 def suggest_name(name: str, known: Mapping[str, Any] | list[str]) -> str:

@@ -15,7 +15,7 @@ import yaml
 from support import sample_images
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__, components
-from kfp_vision.cli.commands import main, parse_assignments
+from kfp_vision.cli.commands import main, parse_assignments, print_results
 from kfp_vision.core.errors import InputError
 from kfp_vision.pipelines import PIPELINES
 from kfp_vision.storage import sample, several_sample
@@ -494,6 +494,25 @@ def run_unread(arguments: list[str], place: Path, stderr: int = subprocess.PIPE)
     done = subprocess.run(command, cwd=place, stdout=writing, stderr=stderr, env=BUFFERED, text=True, check=False)
     os.close(writing)
     return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("images", "lines"),
+    [
+        (1, ["drift     no verdict, of 1 answer of flowers; 50 are needed"]),
+        (
+            50,
+            [
+                "drift     no, of 50 answers of flowers",
+                "p value   0.5000 of all images, 0.2500 of few, 1.0000 of the classes",
+            ],
+        ),
+    ],
+)
+def test_says_that_too_few_answers_give_no_verdict_on_drift(capsys, images, lines):
+    found = {"drifted": False, "images": images, "model": "flowers", "embeddings_p": 0.5, "novel_p": 0.25, "shares_p": 1}
+    print_results(found | {"skipped": [], "seconds": {"total": 1}})
+    assert capsys.readouterr().out.splitlines() == ["", *lines, "done in 1 s"]
 
 
 def test_prints_its_version(tmp_path):

@@ -128,7 +128,9 @@ def version(tmp_path) -> Version:
     return found
 
 
-def write_answers(place, version: Version, count: int, *, shift: float = 0.0, days_ago: int = 0, image: bytes = b"", **other):
+def write_answers(
+    place, version: Version, count: int, /, *, shift: float = 0.0, days_ago: int = 0, image: bytes = b"", **other
+):
     """Writes a batch of answers of the version."""
     generator, time = np.random.default_rng(6), datetime.now(UTC) - timedelta(days=days_ago)
     folder = place / "flowers" / f"{time:%Y-%m-%d}"
@@ -191,10 +193,15 @@ def test_new_kinds_of_images_are_shown_first(version, tmp_path):
 def test_too_few_answers_give_no_verdict(version, tmp_path, capfd):
     write_answers(tmp_path / "collected", version, 49, shift=9.0)
     write_answers(tmp_path / "collected", version, 80, shift=9.0, days_ago=8)  # before the days that are looked at
-    write_answers(tmp_path / "collected", version, 81, shift=9.0, fingerprint="of another version")
+    write_answers(tmp_path / "collected", version, 81, shift=9.0, fingerprint="of another version", version=2)
+    write_answers(tmp_path / "collected", version, 1, fingerprint="of another model", model="trees")
     found = drift.check_drift(version, str(tmp_path / "collected"), 7, tmp_path / "page.html")
     assert (found.images, found.drifted, found.embeddings_p) == (49, False, 1.0)
-    assert "no verdict on drift: 49 answers of flowers are collected, and 50 are needed" in capfd.readouterr().out
+    words = (
+        "no verdict on drift: 49 answers of flowers are collected, and 50 are needed; "
+        "82 answers were given by flowers version 2, trees version 3"
+    )
+    assert f"outcome: {words}\n" in capfd.readouterr().out and words in (tmp_path / "page.html").read_text()
 
 
 def test_a_wrong_input_is_one_line(version, tmp_path):
