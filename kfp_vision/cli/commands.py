@@ -411,7 +411,7 @@ def print_results(result: Mapping[str, Any]) -> None:
         _show_model(result)
     elif "chosen" in result:
         print(f"\nchosen    {result['review']} of {result['pictures']} images: {result['chosen']}")
-        print(f"label     kfp-vision review {shlex.quote(result['chosen'])}")
+        print(f"label     kfp-vision review {shlex.quote(result['chosen'])}{' --several' if result['several'] else ''}")
     elif "index" in result:
         _show_index(result)
     elif "drifted" in result:

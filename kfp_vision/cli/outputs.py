@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kfp_vision.repository.version import exported_version
+
 
 def collect_results(run_dir: Path) -> dict[str, Any]:
     """Collects the results of a run and links them at the top of its folder.
@@ -19,7 +21,8 @@ def collect_results(run_dir: Path) -> dict[str, Any]:
             labels (of several labels exact_match_ratio);
         for an index: index (its folder), pictures and refused, and if those stages ran nearest (a table), findings (a table),
             audit (a report) and deployed (the output of `deploy_index`);
-        for a review: chosen (a table), tasks (for Label Studio), pictures, unreadable and review (number of images chosen);
+        for a review: chosen (a table), tasks (for Label Studio), pictures, unreadable, review (number of images chosen) and
+            several (whether an image may have several labels);
         for a check for drift: what `collection.drift.Drift` holds;
         for a training: model_dir, accuracy (of several labels mean_average_precision), accepted, reasons, and if those stages
             ran trials (a table), endpoint and answer (the outputs of `deploy_model` and `call_endpoint`), exports (a folder)
@@ -129,6 +132,7 @@ def _collect_review(run_dir: Path) -> dict[str, Any]:
         "chosen": str(run_dir / "chosen.csv"),
         "tasks": str(run_dir / "tasks.json"),
         "review": figures["chosen"],
+        "several": exported_version(reviewed.parent / "fetch-model" / "model").several,
         **{name: figures[name] for name in ("pictures", "unreadable")},
     }
 

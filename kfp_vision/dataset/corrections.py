@@ -20,6 +20,7 @@ from kfp_vision.storage import uris
 from kfp_vision.storage.base import redact_uri
 
 NOT_SURE = "?"  # label of an image whose label nobody is sure of
+NO_LABELS = "[]"  # in the list: the image has none of several labels
 LEFT_OUT = "of an unsure label in labels_uri"  # reason of skipping
 LABELS_FORMAT = "Write path,label in the first line and lines such as daisy/1.jpg,daisy below it, in UTF-8."
 
@@ -35,7 +36,8 @@ def read_labels(uri: str, labels: LabelRule) -> list[ImportEntry]:
         The entries that have a label, or `?`, or say that the image has none of several; of those for one image the last.
 
     Raises:
-        InputError: it is no import file, or has an invalid line, which the message names.
+        InputError: it is no import file, has an invalid line, which the message names, or says that an image has none of
+            several labels, where each is to have one.
     """
     if not import_files.is_import_file(uri):
         rule = f"labels_uri must be a file that ends in one of {', '.join(import_files.IMPORT_SUFFIXES)}"
@@ -44,6 +46,11 @@ def read_labels(uri: str, labels: LabelRule) -> list[ImportEntry]:
     wrong = [(entry.line, "a control character") for entry in entries if is_unwritable(entry.name + show_labels(entry.label))]
     if wrong:
         raise import_files.invalid_lines_error(uri, wrong)
+    none = [entry.line for entry in entries if entry.label == NO_LABELS and not labels.several]
+    if none:
+        rule = "where an image has one label, every line of labels_uri must give one"
+        remedy = "Set labels to several, or give --several to kfp-vision review; else write a label, or ? for not sure."
+        raise InputError(rule, f"{NO_LABELS}, none of several, in {redact_uri(uri)}, line {none[0]}", remedy)
     return list({entry.uri: entry for entry in entries if entry.label or entry.is_negative}.values())
 
 

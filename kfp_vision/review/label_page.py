@@ -15,7 +15,7 @@ from kfp_vision.core import ports
 from kfp_vision.core.errors import FieldError, InputError
 from kfp_vision.core.values import sort_labels
 from kfp_vision.dataset import corrections, import_csv, import_files
-from kfp_vision.dataset.corrections import NOT_SURE
+from kfp_vision.dataset.corrections import NO_LABELS, NOT_SURE
 from kfp_vision.dataset.import_lines import LabelRule
 from kfp_vision.dataset.invalid_lines import InvalidLine
 from kfp_vision.dataset.label_cells import LIST_BEGINNINGS, MISSING_VALUES
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 LABELS_SUFFIX = ".csv"
-NO_LABELS = "[]"  # in the list: the image has none of several labels
 KEY_BYTES = 16
 MAX_ANSWER_BYTES = 1 << 16
 MAX_LABEL_CHARACTERS = 200
@@ -249,6 +248,7 @@ def _checked(labels: Any, *, several: bool) -> list[str] | None:
         raise ValueError(f"one label is wanted, not {len(labels)}")
     for label in labels:
         is_wrong = not label.strip() or len(label) > MAX_LABEL_CHARACTERS or not label.isprintable()
+        is_wrong |= label.strip() == NO_LABELS
         is_wrong |= several and (SHOWN_SEPARATOR in label or label.strip().startswith(LIST_BEGINNINGS))
         if is_wrong or label.strip().lower() in MISSING_VALUES:  # these would be read again as something else
             raise ValueError(f"a label that cannot be saved, {label!r}")

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from support.exported_model import version
 
 from kfp_vision.cli import commands, outputs
 from kfp_vision.dataset import table
@@ -41,3 +42,17 @@ def test_rejected_images_with_cells_beyond_the_limit_of_csv_are_counted(tmp_path
     table.write_unused(joined / "refused", [("a.jpg", "x" * 200_000, "damaged")])
     csv.field_size_limit(131_072)  # Python's
     assert outputs.collect_results(tmp_path)["refused"] == 1
+
+
+@pytest.mark.parametrize(("several", "option"), [(False, ""), (True, " --several")])
+def test_a_review_is_labelled_as_its_model_labels(tmp_path, capsys, several, option):
+    reviewed, model = tmp_path / "review" / "review-images", tmp_path / "review" / "fetch-model" / "model"
+    version(model / "serving" / "1", **({"labels_per_image": "several", "thresholds": [0.5, 0.5]} if several else {}))
+    reviewed.mkdir()
+    for name in ("chosen", "tasks", "page"):
+        (reviewed / name).write_text("")
+    (reviewed / "metrics").write_text(json.dumps({"pictures": 9, "unreadable": 1, "chosen": 3}))
+    result = outputs.collect_results(tmp_path)
+    assert result["several"] is several
+    commands.print_results(result | {"skipped": [], "seconds": {"total": 1}})
+    assert f"label     kfp-vision review {tmp_path}/chosen.csv{option}" in capsys.readouterr().out.splitlines()

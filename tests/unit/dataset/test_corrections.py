@@ -110,6 +110,15 @@ def annotated(image, *choices, **about):
     return {"id": 1, "data": {"image": image}, "annotations": [annotation], "predictions": []}
 
 
+def test_a_list_of_several_labels_is_not_taken_for_one_of_single_labels(photos, tmp_path):
+    line = (
+        "error: where an image has one label, every line of labels_uri must give one; "
+        rf"got \[\], none of several, in {tmp_path}/labels\.csv, line 3\. Set labels to several, or give --several"
+    )
+    with pytest.raises(InputError, match=line):
+        ingested(photos, tmp_path, "path,label\nbellcup/0001.jpg,globelet|bellcup\nbellcup/0002.jpg,[]\n")
+
+
 def test_an_export_of_label_studio_is_read(photos, tmp_path):
     shutil.copy(photos / "bellcup" / "0004.jpg", tmp_path / "unseen.jpg")
     (photos / "bellcup" / "0004.jpg").unlink()

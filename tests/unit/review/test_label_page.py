@@ -135,8 +135,9 @@ def test_labels_in_any_language_are_read_again_and_others_are_refused(page, tmp_
         (b'{"labels": ', "Expecting value"),
         (b'{"label": []}', "'labels'"),
         (b'{"labels": [1]}', "labels must be a list of texts"),
+        (b'{"labels": [" [] "]}', "a label that cannot be saved"),
     ],
-    ids=["deep", "deep labels", "truncated", "another name", "numbers"],
+    ids=["deep", "deep labels", "truncated", "another name", "numbers", "none of several"],
 )
 def test_a_body_that_is_no_answer_is_refused(page, tmp_path, body, said):
     refused = ask(page, "labels/0", body)
