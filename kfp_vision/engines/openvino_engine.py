@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kfp_vision.core import numpy_faults
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.engines import cropping
 from kfp_vision.engines.engine import (
@@ -121,8 +122,9 @@ def _read_head(version: Version) -> "npt.NDArray[np.float32] | None":
         return np.load(version.folder / OPENVINO_HEAD_FILE)  # type: ignore[no-any-return]
     except FileNotFoundError:
         return None
-    except (EOFError, ValueError) as error:
-        raise does_not_load(version.folder, error) from None
+    except (OSError, EOFError, ValueError) as error:
+        fault = f"{OPENVINO_HEAD_FILE}: {numpy_faults.describe(error)}"
+        raise does_not_load(version.folder, ValueError(fault)) from None
 
 
 def _fits(head: "npt.NDArray[np.float32]", model: CompiledModel) -> bool:

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core import numpy_faults
 from kfp_vision.core.errors import DamagedError, NotFoundError
 from kfp_vision.prediction.classifier import choose_labels
 from kfp_vision.repository.version import Version
@@ -91,4 +92,4 @@ def load_held_out(version: Version) -> HeldOut:
         return found
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         rule, remedy = f"{HELD_OUT_FILE} of a version must be whole", "Export or deploy it again."
-        raise DamagedError(rule, f"{file} ({error})", remedy) from None
+        raise DamagedError(rule, f"{file} ({numpy_faults.describe(error)})", remedy) from None

@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from kfp_vision.core import numpy_faults
 from kfp_vision.core.errors import DamagedError
 from kfp_vision.prediction.former_novelty import FormerNovelty
 from kfp_vision.prediction.likeness import Floats, Novelty, spread
@@ -192,7 +193,7 @@ def load_novelty(version: Version) -> Novelty | None:
         return found
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         rule, remedy = f"{NOVELTY_FILE} of a version must be whole", "Export or deploy it again."
-        raise DamagedError(rule, f"{file} ({error})", remedy) from None
+        raise DamagedError(rule, f"{file} ({numpy_faults.describe(error)})", remedy) from None
 
 
 def _principal_directions(centred: Floats) -> tuple[Floats, Floats]:

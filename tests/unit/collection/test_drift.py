@@ -279,8 +279,9 @@ def test_a_version_without_validation_images_says_so(tmp_path):
         load_held_out(version)
     for content in (b"no archive", gzip.compress(b"x")):
         (version.folder / HELD_OUT_FILE).write_bytes(content)
-        with pytest.raises(DamagedError, match=r"validation.npz of a version must be whole"):
+        with pytest.raises(DamagedError, match=r"validation.npz of a version must be whole") as refusal:
             load_held_out(version)
+        assert "(it is no file of NumPy arrays)" in str(refusal.value)  # rather than NumPy's advice to unpickle it
     keep_held_out(np.ones((4, WIDTH)), np.ones((4, 3))).save(version.folder / HELD_OUT_FILE)
     with pytest.raises(DamagedError, match="do not fit each other, or the labels"):
         load_held_out(version)

@@ -142,14 +142,18 @@ def test_a_damaged_file_is_rejected_in_one_line(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", "cut off"])
+@pytest.mark.parametrize("content", [b"", b"no array", b"\0" * 9000, "cut off", "a folder"])
 def test_a_damaged_kernel_of_the_head_is_rejected_in_one_line(version, tmp_path, content):
     folder = shutil.copytree(version.folder, tmp_path / "1")
     whole = (folder / OPENVINO_HEAD_FILE).read_bytes()
-    (folder / OPENVINO_HEAD_FILE).write_bytes(whole[:-8] if content == "cut off" else content)
+    if content == "a folder":
+        (folder / OPENVINO_HEAD_FILE).unlink()
+        (folder / OPENVINO_HEAD_FILE).mkdir()
+    else:
+        (folder / OPENVINO_HEAD_FILE).write_bytes(whole[:-8] if content == "cut off" else content)
     with pytest.raises(InputError, match="error: a model must load and answer; got ") as raised:
         choice.load_engine(Version(folder), OPENVINO_FLOAT32)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "pickle" not in str(raised.value)
 
 
 def test_a_process_that_answers_loads_no_tensorflow_and_no_telemetry(version, images, tmp_path):
