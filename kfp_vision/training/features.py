@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import tf
 from kfp_vision.records.records_folder import read_records_info
-from kfp_vision.training import input_pipeline
+from kfp_vision.training import input_pipeline, monitoring
 from kfp_vision.training.frozen_layers import Forward
 from kfp_vision.training.padding import even_batch_size
 
@@ -74,7 +75,7 @@ def compute_features(
 def cache_features(
     forward: Forward, batches: Iterable[tuple[tf.Tensor, tf.Tensor]], count: int, scratch: Path
 ) -> CachedFeatures:
-    """Computes the features of the first images of some batches.
+    """Computes the features of the first images of some batches, and prints every few seconds how many have theirs.
 
     Args:
         forward: computes the features of a batch of images, see `frozen_layers`.
@@ -88,6 +89,7 @@ def cache_features(
     file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
     cached = CachedFeatures(np.empty((0, 0), np.float16), np.empty(0, np.int64))
     done = overflowing = 0
+    start = last_line = time.monotonic()
     for images, batch_labels in batches:
         values, labels = forward(images)[: count - done], batch_labels.numpy()[: count - done]
         if not done:
@@ -99,6 +101,9 @@ def cache_features(
         done = end
         if done == count:
             break
+        if (now := time.monotonic()) - last_line >= monitoring.SECONDS_BETWEEN_LINES:
+            print(monitoring.features_line(done, count, now - start), flush=True)
+            last_line = now
     return cached._replace(overflowing=overflowing)
 
 

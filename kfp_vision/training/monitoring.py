@@ -223,6 +223,21 @@ def progress_line(row: Mapping[str, float], train_steps: int, seconds_left: floa
     for name, short in SHORT_NAMES.items():
         if name in row:
             line += f"  {short} {row[name]:.3f}"
-    line += f"  {row['images_per_second']:.0f} img/s"
+    return line + _rate(row["images_per_second"], seconds_left)
+
+
+def features_line(done: int, count: int, seconds: float) -> str:
+    """Formats how many images have features, such as `features of 1600/7200 images  150 img/s  eta 0m37s`.
+
+    Args:
+        done: images that have features, at least one.
+        count: images in all.
+        seconds: since the first.
+    """
+    return f"features of {done}/{count} images" + _rate(done / seconds, (count - done) * seconds / done)
+
+
+def _rate(images_per_second: float, seconds_left: float) -> str:
     minutes, seconds = divmod(round(seconds_left), 60)
-    return f"{line}  eta {minutes}m{seconds:02}s" if seconds_left >= 1 else line
+    eta = f"  eta {minutes}m{seconds:02}s" if seconds_left >= 1 else ""
+    return f"  {images_per_second:.0f} img/s{eta}"

@@ -1,5 +1,6 @@
 """What the last blocks are trained on: the frozen layers' features of augmented images, computed once."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from kfp_vision import networks
 from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.networks import NETWORKS
-from kfp_vision.training import feeds
+from kfp_vision.training import feeds, monitoring
 from kfp_vision.training.trainer import build_network, freeze_first_blocks
 
 TRAINING, VALIDATION, SIZE = 24, 12, 32
@@ -82,6 +83,13 @@ def test_images_have_no_more_views_than_pay(data, network, monkeypatch, capsys):
     features = [features for features, _ in take(feed, 4 * TRAINING // BATCH)]
     first, second = features[: len(features) // 2], features[len(features) // 2 :]
     assert np.array_equal(sorted_rows(first), sorted_rows(second))
+
+
+def test_a_line_every_few_seconds_says_how_far_the_features_are(data, network, monkeypatch, capsys):
+    monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_LINES", 0.0)
+    feeds.block_feed(network, data, recipe())
+    lines = re.findall(r"^features of (\d+)/56 images  \d+ img/s", capsys.readouterr().out, re.MULTILINE)
+    assert lines == [str(BATCH * batches) for batches in range(1, STEPS)]
 
 
 def test_blended_labels_go_with_the_features(data, network):
