@@ -182,8 +182,8 @@ class Advanced:
         train_last_blocks_only: train only the layers from the last halving of the resolution on, such as EfficientNet-Lite0's
             last five blocks; those before stay as in the checkpoint.
         freeze_batch_norm: keep the statistics, scales and shifts of batch norm as the checkpoint has them.
-        head_steps: steps of the classification head alone before all layers train, on embeddings computed once, at ten times
-            the learning rate; 0 for none.
+        head_steps: steps of the classification head alone before train_steps, on embeddings computed once, at ten times the
+            learning rate; 0 for none.
         moving_average_decay: decay of the moving average of the weights that is exported, such as 0.999; 0 for none.
         class_weights: `balanced` gives all classes the same total weight in the loss; where images have several labels, the
             images with a label and those without it.

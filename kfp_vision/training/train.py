@@ -140,8 +140,9 @@ def train_classifier(
         folder = _resume(trainer, _identity(recipe, shape, labels, train_records)) if recipe.checkpoint_dir else None
         if devices.rank_and_size()[1] > 1:
             collectives.check_same(strategy, {"weights to start from": _state_bytes(trainer)}, SAME_START)
-        if recipe.advanced.head_steps and not recipe.train_last_layer_only and not trainer.step:
-            _train_head(network, data, recipe, strategy, class_weights, objective)
+        if recipe.advanced.head_steps and not trainer.step:
+            head_feed = feed if recipe.train_last_layer_only else None
+            _train_head(network, data, head_feed, recipe, strategy, class_weights, objective)
         if line := _describe_first_step(trainer, tuned=tuned):
             print(line, flush=True)
         comparison = _TrialComparison(trainer) if recipe.rungs_uri else None
@@ -249,6 +250,7 @@ def _choose_feed(recipe: Recipe) -> Callable[[Any, feeds.FeedSource, Recipe], fe
 def _train_head(
     network: Any,
     data: feeds.FeedSource,
+    feed: feeds.Feed | None,
     recipe: Recipe,
     strategy: Any,
     class_weights: npt.NDArray[np.float64] | None,
@@ -260,7 +262,7 @@ def _train_head(
     advanced = replace(advanced, moving_average_decay=0.0, warmup_steps=0, weight_decay=HEAD_WEIGHT_DECAY)
     head = replace(recipe, train_steps=steps, learning_rate=rate, learning_rate_schedule="cosine", advanced=advanced)
     with strategy.scope():
-        feed = feeds.feature_feed(network, data, head, validates=False)
+        feed = feed or feeds.feature_feed(network, data, head, validates=False)
         trainer = Trainer(feed.model, head, 1.0, class_weights, objective)
     *_, last = (row for row in trainer.run(devices.distribute_batches(strategy, partial(feed.batches, 0)), None) if row)
     print(f"trained the classification head alone for {steps} steps first: loss {last['loss']:.3g}", flush=True)

@@ -634,13 +634,16 @@ def test_frozen_layers_stay_as_in_the_checkpoint(folders, tmp_path, settings, is
 
 
 @pytest.mark.slow
-def test_the_head_is_trained_alone_first_and_once(folders, tmp_path, capsys):
+@pytest.mark.parametrize(("head_only", "images"), [(False, 64), (True, 76)])
+def test_the_head_is_trained_alone_first_and_once(folders, tmp_path, capsys, head_only, images):
     advanced = NARROW | {"head_steps": 40, "export": "last"}
     changes = {"learning_rate": 0.01, "train_steps": 1, "advanced": advanced, "checkpoint_dir": str(tmp_path / "checkpoints")}
+    changes["train_last_layer_only"] = head_only
     (tmp_path / "first").mkdir()
     train(folders, tmp_path / "first", **changes)
     printed = capsys.readouterr().out
-    assert "computed the features of 64 images" in printed  # of the training alone, and mirrored
+    # Those of the training are mirrored; those of the validation are computed where the training needs them.
+    assert printed.count("computed the features of ") == 1 and f"computed the features of {images} images" in printed
     assert re.search(r"trained the classification head alone for 40 steps first: loss [0-9.]+\n", printed)
     (tmp_path / "second").mkdir()
     train(folders, tmp_path / "second", **changes | {"train_steps": 2})
