@@ -1,8 +1,8 @@
 """Measures what the scores of a model are worth: whether they tell images of none of its classes, and mean what they say.
 
 The embeddings of GoogLeNet from Caffe's weights, or of the network that BENCH_NETWORK names, are computed once, and heads are
-trained on them as by the recipe `quick`: without each class of the photographs in turn, each time with another fifth held out,
-for the novelty; and with all classes and each fifth held out in turn, for the calibration.
+trained on them: without each class of the photographs in turn, each time with another fifth held out, for the novelty; and
+with all classes and each fifth held out in turn, for the calibration.
 """
 
 import io
@@ -35,7 +35,6 @@ from kfp_vision.prediction.novelty import fit_novelty
 from kfp_vision.storage import sample
 from kfp_vision.training import features, trainer
 from kfp_vision.training.recipe import Recipe
-from kfp_vision.training.recipe_presets import PRESETS
 
 OURS = "ours"
 SCORES = {
@@ -244,17 +243,21 @@ def _split(images: Photographs, fold: int, left_out: str) -> tuple[Part, Part, P
 
 
 def _train_head(name: str, training: Part, classes: int) -> Callable[[Floats], Floats]:
-    """Trains a classification head by the recipe `quick`; returns the function from embeddings to logits."""
-    preset = {key: value for key, value in PRESETS["quick"].items() if key not in ("checkpoint_uri", "network", "advanced")}
+    """Trains a classification head alone; returns the function from embeddings to logits."""
     recipe = Recipe(
         network=name,
         fine_tune=True,
         checkpoint_uri="",
+        train_last_layer_only=True,
+        batch_size=64,
+        train_steps=1500,
+        optimizer="momentum",
+        learning_rate=0.03,
+        learning_rate_schedule="cosine",
         image_size=0,
         gpu_count=0,
         model_name="benchmark",
-        advanced=Advanced.parse(PRESETS["quick"]["advanced"]),
-        **preset,
+        advanced=Advanced(weight_decay=0.01),
     )
     _, head = split_head(trainer.build_network(name, classes, "float32", image_size=NETWORKS[name].image_size))
     learner = trainer.Trainer(head, recipe, len(training.labels) / recipe.batch_size)

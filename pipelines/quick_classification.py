@@ -28,7 +28,7 @@ RECIPE = "quick, which needs no GPU, best or tutorial; docs/reference/recipes.md
 def quick_classification(fields: dict[str, Any]) -> None:
     """Trains and deploys a classifier from folders of images: a short form and a recipe of minutes that needs no GPU.
 
-    The recipe quick trains the classification head alone, from published weights. The stages are those of
+    The recipe quick trains the last blocks of a network alone, from published weights. The stages are those of
     image_classification, whose form has all other fields.
     """
     classify(FIXED | fields)

@@ -72,13 +72,13 @@ def test_a_run_trains_from_the_installed_weights_and_deploys(tmp_path):
     assert result["skipped"] == []
     assert (tmp_path / "models" / "1" / "saved_model.pb").exists()
     log = (Path(result["run_dir"]) / "run.log").read_text(encoding="utf-8")
-    assert "recipe=quick sets network=efficientnet_lite0, checkpoint_uri=imagenet, train_last_layer_only=true, " in log
-    assert "weight_decay of advanced=0.01" in log
+    assert "recipe=quick sets network=efficientnet_lite0, checkpoint_uri=imagenet, batch_size=32, " in log
+    assert "train_last_blocks_only of advanced=true" in log
     about = json.loads((Path(result["run_dir"]) / "model" / "model.json").read_text(encoding="utf-8"))
     preset = about["preset"]
-    assert (preset["recipe"], preset["fields"]["batch_size"], about["advanced"]["weight_decay"]) == ("quick", 64, 0.01)
+    assert (preset["recipe"], preset["fields"]["batch_size"], about["advanced"]["head_steps"]) == ("quick", 32, 1000)
     assert preset["why"] == "for a processor, and its weights are installed"
-    assert "1500/1500" in log
+    assert "225/225" in log
 
 
 def test_a_field_of_the_recipe_is_not_in_the_form(tmp_path):
