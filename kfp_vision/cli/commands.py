@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__
-from kfp_vision.cli import completion
+from kfp_vision.cli import completion, program
 from kfp_vision.core import json_text
 from kfp_vision.core.advanced import MAX_LABEL_VALUE, OBJECT_NAME, SERVING_ENGINES
 from kfp_vision.core.errors import FieldError, InputError
@@ -61,7 +61,8 @@ class OneLineErrorParser(argparse.ArgumentParser):
         Args:
             message: the fault, from argparse.
         """
-        self.exit(USAGE_ERROR, f"error: {message}. See {self.prog} --help.\n")
+        command = program.typed_name() + self.prog.removeprefix(program.NAME)
+        self.exit(USAGE_ERROR, f"error: {message}. See {command} --help.\n")
 
 
 class VersionsAction(argparse.Action):
@@ -160,7 +161,7 @@ def _drop_unwritable_output() -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Builds the parser of the command line."""
-    top = OneLineErrorParser(prog="kfp-vision", description="Image classification on Kubeflow Pipelines, without code.")
+    top = OneLineErrorParser(prog=program.NAME, description="Image classification on Kubeflow Pipelines, without code.")
     top.add_argument("--version", action=VersionsAction)
     shared = OneLineErrorParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show everything the stages print, and tracebacks")
@@ -206,7 +207,7 @@ def _list_pipelines() -> str:
 
     width = max(map(len, PIPELINES))
     lines = [f"  {name:{width}}  {fields.summary(pipeline)}" for name, pipeline in PIPELINES.items()]
-    return "\n".join(["pipelines:", *lines, "", "kfp-vision fields PIPELINE prints the fields of one."])
+    return "\n".join(["pipelines:", *lines, "", f"{program.typed_name()} fields PIPELINE prints the fields of one."])
 
 
 def _define_train(command: argparse.ArgumentParser) -> None:
@@ -411,7 +412,8 @@ def print_results(result: Mapping[str, Any]) -> None:
         _show_model(result)
     elif "chosen" in result:
         print(f"\nchosen    {result['review']} of {result['pictures']} images: {result['chosen']}")
-        print(f"label     kfp-vision review {shlex.quote(result['chosen'])}{' --several' if result['several'] else ''}")
+        several = " --several" if result["several"] else ""
+        print(f"label     {program.typed_name()} review {shlex.quote(result['chosen'])}{several}")
     elif "index" in result:
         _show_index(result)
     elif "drifted" in result:
@@ -762,7 +764,7 @@ def compile_pipelines(options: argparse.Namespace) -> None:
     for rule, files in stale.items():
         if files:
             names = ", ".join(str(file) for file in files)
-            raise InputError(rule, f"outdated {names}", "Run kfp-vision compile, and commit.")
+            raise InputError(rule, f"outdated {names}", f"Run {program.typed_name()} compile, and commit.")
     print("every YAML is up to date")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_vision import PLACEHOLDER, REGISTRY
+from kfp_vision.cli import program
 from kfp_vision.core import hardware
 from kfp_vision.core.errors import AccessError, InputError, UnreachableError, redact
 from kfp_vision.reports.formatting import plural
@@ -321,7 +322,7 @@ def bucket_store(scheme: str) -> Finding:
     except AccessError as error:
         answer = HTTP_ANSWER.search(str(error))
         found = f"{address} answers, and refuses the key or to list its buckets ({answer[0] if answer else 'no reason'})."
-        return Finding(what, PARTLY, found, f"Name a bucket to try it: kfp-vision doctor {scheme}://bucket.")
+        return Finding(what, PARTLY, found, f"Name a bucket to try it: {program.typed_name()} doctor {scheme}://bucket.")
     except UnreachableError as error:
         return Finding(what, NO, f"{address} does not answer.", _remedy(error))
     except InputError as error:
