@@ -10,7 +10,7 @@ from typing import TextIO
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import outcome, results
-from kfp_vision.reports.run_state import FailedStage
+from kfp_vision.reports.run_state import LAST_STAGE, FailedStage
 
 COLOR_CODES = re.compile(r"\x1b\[\d+m")
 STAGE_STARTED = re.compile(r"Executing task '([\w-]+)'")
@@ -19,6 +19,10 @@ INDENT = "    "  # KFP's indent of what a stage prints
 NOISE = re.compile(
     r"\[KFP Executor|[IWE]\d{4} \d\d:|WARNING: All log messages before absl|To enable the following instructions"
 )
+
+
+class RunEnded(BaseException):
+    """A stage was about to start although the run has ended. KFP starts all turns of a loop, whatever becomes of the first."""
 
 
 class _Phase(Enum):
@@ -45,6 +49,7 @@ class ProgressView(io.TextIOBase):
         stage: the latest stage.
         failed: the failed stages, each with its last line.
         stopped: whether the run was told to stop, which explains a stage that ends without a reason.
+        ended: whether no stage may start any more but the last, which reports how the run ended.
     """
 
     def __init__(self, shown: TextIO, log: TextIO, stages: int, debug: bool):
@@ -53,11 +58,15 @@ class ProgressView(io.TextIOBase):
         self.turns: Counter[str] = Counter()
         self.stage = ""
         self.failed: list[FailedStage] = []
-        self.stopped = False
+        self.stopped = self.ended = False
         self._phase, self._started_at, self._unfinished_line, self._error = _Phase.BETWEEN_STAGES, 0.0, "", ""
 
     def write(self, text: str) -> int:
-        """Logs text and shows the progress that its complete lines report."""
+        """Logs text and shows the progress that its complete lines report.
+
+        Raises:
+            RunEnded: a stage was about to start after the end of the run.
+        """
         self.log.write(text)
         if self.debug:
             self.shown.write(text)
@@ -93,6 +102,8 @@ class ProgressView(io.TextIOBase):
             self._phase = after
 
     def _start_stage(self, stage: str) -> None:
+        if self.ended and stage != LAST_STAGE:
+            raise RunEnded
         self.stage, self._started_at, self._error, self._phase = stage, time.perf_counter(), "", _Phase.OUTPUT
         self.turns[stage] += 1
         turn = f" ({self.turns[stage]})" if self.turns[stage] > 1 else ""
@@ -129,7 +140,8 @@ class ProgressView(io.TextIOBase):
             self._error = f"{InputError.PREFIX}{self.stage} failed: {line} (full log: {self.log.name})"
 
     def _note_failure(self) -> None:
-        """Records the failure, for the person at the screen and for the last stage, which reports it elsewhere."""
+        """Ends the run, and records why, for the person at the screen and for the last stage, which reports it elsewhere."""
+        self.ended = True
         error = self._error or str((_stopped if self.stopped else _killed)(self.stage, self.log.name))
         self.failed.append(FailedStage(self.stage, error))
         outcome.record_failure(Path(self.log.name).parent, FailedStage(self.stage, error.removeprefix(InputError.PREFIX)))

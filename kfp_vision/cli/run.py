@@ -17,9 +17,10 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from google.protobuf import json_format
@@ -249,12 +250,21 @@ def _stages_end_with_the_run(run_dir: Path, view: progress.ProgressView) -> Iter
         again, last = time.monotonic() - last < SECONDS_OF_ONE_STOP, time.monotonic()
         if again:
             return
+        view.ended = True
         if view.stopped or not subprocesses.tell_all(name, value, signal.SIGTERM):
             raise SystemExit(subprocesses.SIGTERM_STATUS)
         view.stopped = True
 
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        view.ended = True
+        subprocesses.tell_all(name, value, signal.SIGTERM)  # KFP waits for the turn of a loop that runs
+        signal.default_int_handler(number, frame)
+
     is_main = threading.current_thread() is threading.main_thread()  # only it may install signal handlers
-    before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    handlers: dict[signal.Signals, Callable[..., None]] = {signal.SIGTERM: stop}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored in the background
+        handlers[signal.SIGINT] = interrupt
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()} if is_main else {}
     with subprocesses.ending_with_this(name, value, SECONDS_TO_END):
         try:
             yield
@@ -263,8 +273,8 @@ def _stages_end_with_the_run(run_dir: Path, view: progress.ProgressView) -> Iter
                 raise SystemExit(subprocesses.SIGTERM_STATUS) from None
             raise
         finally:
-            if is_main:
-                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -170,19 +170,19 @@ def test_a_second_run_classifies_every_image_after_a_killed_partition(web, predi
     assert [row.split(",")[1:3] for row in rows] == [[colour, colour] for colour in sorted(colour_model.RGB) for _ in range(3)]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_command_that_is_told_to_stop_ends_its_stage_too(images, tmp_path, number, code):
-    command = [sys.executable, "-m", "kfp_vision.cli", "run", "prepare_records", "-p", f"images_uri={images}"]
+def send_to_run(number: int, output: Path, pipeline: str, form: dict[str, object], stage: str) -> tuple[int, str]:
+    """Runs a pipeline, sends its command a signal while a stage runs, and returns its exit code and what it printed then."""
+    fields = [part for name, value in form.items() for part in ("-p", f"{name}={value}")]
     with subprocess.Popen(
-        [*command, "--output", str(tmp_path)],
+        [sys.executable, "-m", "kfp_vision.cli", "run", pipeline, *fields, "--output", str(output)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # tests that run in the background ignore it
     ) as process:
         assert process.stdout and process.stderr
-        stage = next(line for line in process.stdout if line.startswith("[1/")).split()[1]
-        (run_dir,) = tmp_path.iterdir()
+        assert any(line.startswith("[") and line.split()[1] == stage for line in process.stdout)
+        (run_dir,) = output.iterdir()
         ((name, value),) = outcome.failures_environment(run_dir).items()
         while not subprocesses.tell_all(name, value, subprocesses.NO_SIGNAL):
             time.sleep(0.01)
@@ -191,8 +191,27 @@ def test_a_command_that_is_told_to_stop_ends_its_stage_too(images, tmp_path, num
             time.sleep(0.02)
             process.send_signal(number)
         rest, stderr = process.stdout.read(), process.stderr.read()
-    assert process.returncode == code, rest + stderr
     assert subprocesses.tell_all(name, value, subprocesses.NO_SIGNAL) == 0
+    assert {line.split()[1] for line in rest.splitlines() if line.startswith("[")} <= {LAST}, rest + stderr
+    return process.returncode, rest
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_command_that_is_told_to_stop_ends_its_stage_too(images, tmp_path, number, code):
+    stage = "check_preparation"
+    ended, rest = send_to_run(number, tmp_path, "prepare_records", {"images_uri": images}, stage)
+    assert ended == code, rest
     if number == signal.SIGTERM:
         assert f"{stage}: {stage} must finish; got SIGTERM to the run. Start it again, or see " in rest
-    assert {line.split()[1] for line in rest.splitlines() if line.startswith("[")} <= {LAST}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_no_other_turn_of_a_loop_starts_once_the_command_is_told_to_stop(prediction_form, tmp_path, number, code):
+    ended, rest = send_to_run(number, tmp_path, "batch_prediction", prediction_form | {"partitions": 3}, "predict_images")
+    assert ended == code, rest
+
+
+def test_no_other_turn_of_a_loop_starts_once_one_has_failed(web, prediction_form, tmp_path):
+    killed = run_pipeline(web, tmp_path, "batch_prediction", prediction_form | {"partitions": 3}, "predict_images")
+    assert_reports_the_kill(killed, "predict_images")
+    assert killed.stages.count("predict_images") == 1

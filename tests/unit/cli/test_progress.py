@@ -41,6 +41,13 @@ def test_counts_the_iterations_of_a_loop_as_one_stage(tmp_path):
     assert display.turns == {"train_trial": 2}
 
 
+def test_only_the_last_stage_starts_after_a_failure(tmp_path):
+    with pytest.raises(progress.RunEnded):
+        view(tmp_path, STARTED, FAILED, STARTED)
+    display, _ = view(tmp_path, STARTED, FAILED, STARTED.replace("train-trial", "report-outcome"))
+    assert display.stage == "report_outcome"
+
+
 @pytest.mark.parametrize(
     ("printed", "error"),
     [
