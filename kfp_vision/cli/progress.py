@@ -8,6 +8,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import TextIO
 
+from kfp_vision.core import native_messages
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import outcome, results
 from kfp_vision.reports.run_state import LAST_STAGE, FailedStage
@@ -16,9 +17,7 @@ COLOR_CODES = re.compile(r"\x1b\[\d+m")
 STAGE_STARTED = re.compile(r"Executing task '([\w-]+)'")
 STAGE_ENDED = re.compile(r"Task '[\w-]+' finished with status (\w+)")
 INDENT = "    "  # KFP's indent of what a stage prints
-NOISE = re.compile(
-    r"\[KFP Executor|[IWE]\d{4} \d\d:|WARNING: All log messages before absl|To enable the following instructions"
-)
+NOISE = re.compile(rf"\[KFP Executor|{native_messages.NOISE.pattern}")
 
 
 class RunEnded(BaseException):

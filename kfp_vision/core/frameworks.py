@@ -7,14 +7,14 @@ where they are not installed, so its imports do not find them. Our own imports o
 after.
 """
 
-from kfp_vision.core import hidden_imports
+from kfp_vision.core import hidden_imports, native_messages
 
 __all__ = ["BundleHeaderProto", "convert_variables_to_constants_v2", "keras", "op_def_registry", "tf"]
 
 NOT_NEEDED = frozenset({"sklearn", "pandas", "matplotlib"})
 
 
-with hidden_imports.hide(NOT_NEEDED):
+with hidden_imports.hide(NOT_NEEDED), native_messages.dropped():
     import keras
     import tensorflow as tf
     from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleHeaderProto
