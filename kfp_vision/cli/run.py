@@ -222,10 +222,11 @@ def run(
         try:
             with contextlib.redirect_stdout(view), _stages_end_with_the_run(run_dir, view):
                 make_sequential(pipeline)(**arguments)
-        except (RuntimeError, ValueError) as error:  # ValueError: a stage succeeded without writing an output
-            if list(run_dir.glob("*/evaluate-classifier/report")):  # the report is worth reading all the same
-                outputs.collect_results(run_dir)
-            raise _failure(view, run_dir) from error
+        except BaseException as error:
+            _show_report(run_dir)
+            if isinstance(error, (RuntimeError, ValueError)):  # ValueError: a stage succeeded without writing an output
+                raise _failure(view, run_dir) from error
+            raise
     skipped = [stage for stage in stages if stage not in view.seconds]
     seconds = view.seconds | {"total": round(time.perf_counter() - start, 1)}
     return outputs.collect_results(run_dir) | {"skipped": skipped, "seconds": seconds}
@@ -334,6 +335,12 @@ def _graphs(spec: Any) -> list[Any]:
 
 def _is_graph(spec: Any, task: Any) -> bool:
     return bool(spec.components[task.component_ref.name].HasField("dag"))
+
+
+def _show_report(run_dir: Path) -> None:
+    """Collects the results of a run that ends early after its evaluation: the report is worth reading all the same."""
+    if all(list(run_dir.glob(f"*/evaluate-classifier/{output}")) for output in ("report", "metrics")):
+        print(f"\nreport    {outputs.collect_results(run_dir)['report']}", flush=True)
 
 
 def _failure(view: progress.ProgressView, run_dir: Path) -> InputError:

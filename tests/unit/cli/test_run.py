@@ -1,14 +1,16 @@
-"""Whether a local run is unnecessary, told before any of its stages."""
+"""Whether a local run is unnecessary, told before any of its stages; and what it leaves if it ends early."""
 
 import hashlib
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from support import exported_model
 
 from kfp_vision.cli import run
 from kfp_vision.collection.drift import Drift
+from kfp_vision.core.errors import InputError
 from kfp_vision.dataset import scan
 from kfp_vision.pipelines import PIPELINES
 
@@ -27,3 +29,33 @@ def test_a_drift_of_the_deployed_version_makes_a_run_necessary(tmp_path, capfd, 
     values = run.complete_form(PIPELINES["image_classification"], form)
     assert run.is_unchanged(run.form_defaults(PIPELINES["image_classification"]) | values, RECIPE) is not drifted
     assert ("flowers has drifted" in capfd.readouterr().out) is drifted
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """Returns the folder of a run whose pipeline ends with what the function is given, once the model is evaluated."""
+
+    def ending_with(error: BaseException) -> Path:
+        def fail(**_: object) -> None:
+            (run_dir,) = tmp_path.iterdir()
+            stages = run_dir / "pipeline"
+            (stages / "train-classifier" / "model").mkdir(parents=True)
+            (stages / "evaluate-classifier").mkdir()
+            (stages / "evaluate-classifier" / "report").write_text("the report")
+            figures = {"accuracy": 0.9, "verdict": {"accepted": True, "reasons": []}}
+            (stages / "evaluate-classifier" / "metrics").write_text(json.dumps(figures))
+            raise error
+
+        monkeypatch.setattr(run, "make_sequential", lambda _: fail)
+        with pytest.raises((InputError, type(error))):
+            run.run(PIPELINES["image_classification"], {"images_uri": "sample"}, tmp_path)
+        return next(tmp_path.iterdir())
+
+    return ending_with
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a stage failed"), KeyboardInterrupt(), SystemExit(143)], ids=repr)
+def test_a_run_that_ends_after_its_evaluation_has_the_report(evaluated, capsys, error):
+    folder = evaluated(error)
+    assert (folder / "report.html").read_text() == "the report"
+    assert capsys.readouterr().out.splitlines()[-1] == f"report    {folder / 'report.html'}"
