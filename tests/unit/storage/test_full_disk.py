@@ -1,6 +1,7 @@
 """A full disk is one line that names it, whichever library finds it full; `/dev/full` is one."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,28 @@ def test_a_file_of_json_that_does_not_fit_is_one_line(tmp_path, monkeypatch):
 def test_another_error_stays_as_it_is(output):
     with pytest.raises(FileNotFoundError):
         write(output.with_name("none"), Path.read_bytes)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize("file", ["stage", "stage/records", "stage/.records.host-7.partial", "stage/records/train"])
+def test_a_folder_that_is_read_only_is_named(tmp_path, number, file):
+    def forbid(_: Path) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / file))
+
+    with pytest.raises(InputError) as caught:
+        write(tmp_path / "stage" / "records", forbid)
+    rule = f"a folder that is written to must be writable; got {tmp_path / file} ({os.strerror(number)})"
+    assert str(caught.value) == f"error: {rule}. Check its permissions, and that its file system is not mounted read-only."
+
+
+def test_a_real_folder_where_nobody_may_write_is_named():
+    with pytest.raises(InputError, match=r"must be writable; got /sys/stage \("):
+        write(Path("/sys/stage/records"), lambda path: path.parent.mkdir())
+
+
+def test_an_input_that_must_not_be_read_is_another_error(tmp_path):
+    def read(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "images" / "1.jpg"))
+
+    with pytest.raises(PermissionError):
+        write(tmp_path / "stage" / "records", read)
