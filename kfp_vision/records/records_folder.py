@@ -9,7 +9,7 @@ import io
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from kfp_vision.storage import atomic, base, full_disk, reading, uris
 RECORDS_FILE = "records.json"
 LABELS_PER_IMAGE = "labels_per_image"  # key of it, only if images have several
 HASHED_BYTES = 1 << 20  # bytes at each end of a file
+TRAIN, VALIDATION, TEST = SPLITS
 READER_THREADS = 8  # files read at a time: reading is bound by the disk, not by the cores
 
 
@@ -255,7 +256,7 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
 
     Args:
         uri: a folder, a folder in a bucket, or an archive, with one folder of records per split at any depth; the split is
-            read from `records.json`.
+            read from `records.json`. Without one of test, no images are in it.
         outputs: split name to the folder to write.
         label_map: folder to write `labels.txt` to.
 
@@ -263,8 +264,9 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
         Split name to the contents of its folder.
 
     Raises:
-        InputError: a split is missing, found twice or damaged, the splits have different classes or differ in whether an image
-            has several, no images are to be trained or evaluated on, or the records are for object detection.
+        InputError: there are no records of train or validation, a split is found twice or damaged, the splits have different
+            classes or differ in whether an image has several, no images are to be trained or evaluated on, or the records are
+            for object detection.
     """
     uri = uris.from_field(uri)
     found = _find_records(uri)
@@ -279,6 +281,11 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
                 reading.save_item(item, staging[split] / name, "records")
         for missing in sorted(expected):
             raise InputError(INTACT_RULE, f"no {missing} in {uri}", REWRITE_REMEDY)
+        if TEST not in found:
+            staging[TEST].mkdir()
+            empty = replace(found[TRAIN][1], split=TEST, images=0, shards=[], files={})
+            (staging[TEST] / RECORDS_FILE).write_text(empty.to_json(), encoding="utf-8")
+            found[TEST] = TEST, empty
         for split in SPLITS:
             verify_records(staging[split], f"{uri}/{found[split][0]}")
         _check_has_classes(staging["train"], uri)
@@ -324,9 +331,11 @@ def _find_records(uri: str) -> dict[str, tuple[str, RecordsInfo]]:
             twice = f"{info.split} in {found[info.split][0]} and in {folder}, of {uri}"
             raise InputError("each split must have one folder of records", twice, remedy)
         found[info.split] = folder, info
-    for split in SPLITS:
+    for split in (TRAIN, VALIDATION):
         if split not in found:
-            raise InputError("there must be records of train, validation and test", f"no {split} in {uri}", remedy)
+            raise InputError(f"there must be records of {TRAIN} and {VALIDATION}", f"no {split} in {uri}", remedy)
+    for folder in sorted(sizes.keys() - {folder for folder, _ in found.values()}):  # such as those of test
+        raise InputError("a folder of records must have its records.json", f"none in {uri}/{folder}", remedy)
     if found.keys() - SPLITS or len({tuple(info.labels) for _, info in found.values()}) > 1:
         by_split = "; ".join(f"{split}: {', '.join(info.labels)}" for split, (_, info) in found.items())
         raise InputError("records of all splits must have the same classes", by_split, remedy)
@@ -341,9 +350,9 @@ def _find_records(uri: str) -> dict[str, tuple[str, RecordsInfo]]:
 
 def _check_filled(images: Mapping[str, int], uri: str) -> None:
     """Refuses records on which no model can be trained, or none be evaluated, which would show only after the training."""
-    if not images["train"]:
+    if not images[TRAIN]:
         raise InputError("there must be images to train on", f"none in {uri}", "Look at the list of rejected images.")
-    if not (images["validation"] or images["test"]):
+    if not (images[VALIDATION] or images.get(TEST)):
         remedy = "Write the records again with a validation_ratio of 0.2, say."
         raise InputError("there must be held-out images to evaluate on", f"none in {uri}", remedy)
 

@@ -450,6 +450,22 @@ def test_fetched_records_equal_those_in_a_folder_or_an_archive(records_folder, t
     assert fetch(packed, tmp_path / "of an archive") == expected
 
 
+def test_records_without_a_test_split_have_no_images_in_it(records_folder, tmp_path):
+    shutil.rmtree(records_folder / "test")
+    check_records_uri(str(records_folder), "records_uri")
+    fetched = fetch(records_folder, tmp_path / "new")
+    empty = read_records_info(tmp_path / "new" / "test")
+    assert (empty.images, empty.labels) == (0, read_records_info(records_folder / "train").labels)
+    assert [name for name in fetched if name.startswith("test/")] == ["test/records.json"]
+
+
+def test_a_split_that_has_lost_its_description_is_not_taken_for_an_empty_one(records_folder):
+    (records_folder / "test" / "records.json").unlink()
+    shutil.copy(next((records_folder / "train").glob("*.tfrecord")), records_folder / "test")
+    with pytest.raises(InputError, match=f"a folder of records must have its records.json; got none in {records_folder}/test"):
+        check_records_uri(str(records_folder), "records_uri")
+
+
 def damage(folder: Path, fault: str) -> None:
     train = folder / "train"
     if fault == "gone":
@@ -475,7 +491,7 @@ def damage(folder: Path, fault: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        ("gone", r"there must be records of train, validation and test; got no train in .*\. Use the folder `records` of"),
+        ("gone", r"there must be records of train and validation; got no train in .*\. Use the folder `records` of"),
         ("twice", r"each split must have one folder of records; got train in copy and in train, of .*\. Use the folder"),
         ("of other classes", r"records of all splits must have the same classes; got .*train: bellcup.* Use the folder"),
         ("of another kind", r"records\.json must describe the records; got .*train/records\.json \(.*\)\. Write the"),
