@@ -165,8 +165,9 @@ def test_no_drift_is_no_drift(version, tmp_path, capfd):
     assert "outcome: flowers has not drifted: all images p=0." in capfd.readouterr().out
     assert drift.read_drift(str(tmp_path / "collected"), "flowers") == found
     page = (tmp_path / "page.html").read_text()
-    assert "has not drifted" in page and "image not kept" in page and page.count("no drift found") == 3
+    assert "has not drifted" in page and "None of these images were kept" in page and page.count("no drift found") == 3
     assert "<bdi>tulip</bdi>" in page and "Shares of the classes" in page
+    assert "<figure>" not in page
 
 
 def test_a_drift_is_found_and_shown(version, tmp_path, capfd):
@@ -177,6 +178,13 @@ def test_a_drift_is_found_and_shown(version, tmp_path, capfd):
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/jpeg") == drift.MAX_SHOWN
     assert "Most unlike the validation images" in page and "What they have in common is what has changed." in page
+
+
+def test_a_drift_of_the_classes_is_not_ascribed_to_the_images(version, tmp_path):
+    write_answers(tmp_path / "collected", version, 120, labels=["daisy"])
+    found = drift.check_drift(version, str(tmp_path / "collected"), 7, tmp_path / "page.html")
+    assert found.drifted and found.shares_p < 0.005 < found.embeddings_p
+    assert "What they have in common is what has changed." not in (tmp_path / "page.html").read_text()
 
 
 def test_new_kinds_of_images_are_shown_first(version, tmp_path):
