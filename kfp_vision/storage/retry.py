@@ -194,7 +194,7 @@ def call_with_retries(call: Callable[[], Made], uri: str, server: str, progress:
             left = min(since + _seconds_after(patience, state, reason), patience.deadline) - now
             if state.given_up or (left <= 0 and not progressed):
                 state.given_up = state.given_up or patience is _process
-                raise _timed_out(reason, uri, now - since, patience) from None
+                raise _timed_out(reason, uri, server, now - since, patience) from None
             pause = max(reason.after, random.uniform(1, JITTER) * min(LONGEST_PAUSE, _doubled(failed - 1)))
             pause = max(0.0, min(pause, left))
             if patience.log and _is_first_to_log(state, now + pause):
@@ -261,10 +261,13 @@ def _line(reason: Interrupted, uri: str, server: str, pause: float, more: float)
     return f"warning: {where} {reason.symptom} ({reason}); {plan}"
 
 
-def _timed_out(reason: Interrupted, uri: str, waited: float, patience: RetryPolicy) -> UnreachableError:
+def _timed_out(reason: Interrupted, uri: str, server: str, waited: float, patience: RetryPolicy) -> UnreachableError:
     after = f", waited for {format_seconds(waited)}" if waited >= 0.05 else ""
     remedy = "Check the spelling, and that the stage's DNS knows this host." if reason.no_such_name else patience.remedy
-    return UnreachableError(reason.rule, f"{reason} at {base.redact_uri(uri)}{after}", remedy)
+    where = base.redact_uri(uri)
+    if isinstance(reason, ServerUnavailable) and not where.startswith(server):
+        where = f"{where} ({server})"
+    return UnreachableError(reason.rule, f"{reason} at {where}{after}", remedy)
 
 
 def _seconds_from_environment(default: float) -> float:
