@@ -471,7 +471,7 @@ def _show_model(result: Mapping[str, Any]) -> None:
     if trials := result.get("trials"):
         print(f"trials    {trials}")
     if not result["accepted"]:
-        print(f"          rejected, not deployed: {'; '.join(result['reasons'])}")
+        print(f"verdict   rejected, not deployed: {'; '.join(result['reasons'])}")
     if endpoint := result.get("endpoint"):
         print(f"deployed  {_describe(endpoint)}")
     if answer := result.get("answer"):

@@ -32,6 +32,15 @@ def test_what_predictions_reach_is_called_by_its_name(tmp_path, capsys, several,
     assert capsys.readouterr().out.splitlines()[-1] == line
 
 
+def test_a_rejected_model_of_a_sweep_is_not_taken_for_its_trials(capsys):
+    reasons = {"accepted": False, "reasons": ["accuracy 0.2 is below min_accuracy 0.9"]}
+    commands._show_model({"accuracy": 0.2, "model_dir": "run/model", "trials": "run/trials.html"} | reasons)
+    assert capsys.readouterr().out.splitlines()[3:] == [
+        "trials    run/trials.html",
+        "verdict   rejected, not deployed: accuracy 0.2 is below min_accuracy 0.9",
+    ]
+
+
 def test_rejected_images_with_cells_beyond_the_limit_of_csv_are_counted(tmp_path):
     stage, joined = tmp_path / "pipeline" / "split-images" / "label_map", tmp_path / "pipeline" / "join-records"
     stage.mkdir(parents=True)
