@@ -22,6 +22,7 @@ from kfp_vision.reports.run_state import API_VARIABLE, FailedStage, RunReport
 WEBHOOK = "KFP_VISION_WEBHOOK"  # its address
 WEBHOOK_KIND = "KFP_VISION_WEBHOOK_KIND"  # slack, teams or json; by default inferred from the host
 UI_ADDRESS = "KFP_VISION_UI"  # address of the Kubeflow Pipelines UI
+WEBHOOK_KINDS = ("slack", "teams", "json")
 REPORT_ENVIRONMENT = (WEBHOOK, WEBHOOK_KIND, UI_ADDRESS, API_VARIABLE)
 # A run on one machine has no such API. It lists failed stages in a file in its folder, which this variable names, and the
 # results of the others in a file beside it.
@@ -225,18 +226,26 @@ def _notify(outcome: Outcome, webhook: str) -> bool:
     Returns:
         Whether the receiver accepted it.
     """
+    import requests
+
     from kfp_vision.storage import http
 
     try:
         kind = os.environ.get(WEBHOOK_KIND, "").strip().lower() or webhook_kind(webhook)
+        if kind not in WEBHOOK_KINDS:  # not printed: it may be the address
+            print(f"warning: {WEBHOOK_KIND} must be one of {', '.join(WEBHOOK_KINDS)}, and counts as json as it is")
         answer = http.retrying_session(retry_posts=True).post(
             webhook, json=webhook_payload(outcome, kind), timeout=WEBHOOK_TIMEOUT
         )
         problem = "" if answer.ok else f"HTTP {answer.status_code}"
+    except (requests.ConnectionError, requests.Timeout):
+        problem = "its server does not answer"
+    except ValueError:
+        problem = "it is no address such as https://host/path"
     except Exception as error:  # no failure of a webhook may fail the run
         problem = type(error).__name__
     if problem:
-        print(f"warning: the webhook could not be notified ({problem}); check {WEBHOOK} in its secret")
+        print(f"warning: the webhook could not be notified ({problem}); check {WEBHOOK}, on a cluster in its secret")
     else:
         print("the webhook was notified")
     return not problem

@@ -185,9 +185,12 @@ def test_makes_each_secret_with_keys_that_are_read(command, keys, tmp_path, monk
 def test_a_local_run_sends_a_test_message(tmp_path):
     web = Web({"/services/...": (200, {})})
     with web.running():
-        command = find_command("KFP_VISION_WEBHOOK=https://hooks.slack.com").replace("https://hooks.slack.com", web.url)
-        assert "records" in ran(command, tmp_path)
-    (sent,) = [body for path, _, body in web.got if path == "/services/..."]
+        test_message = find_command("KFP_VISION_WEBHOOK=https://hooks.slack.com/services/... .venv/bin/kfp-vision doctor")
+        run = find_command("KFP_VISION_WEBHOOK=https://hooks.slack.com/services/... .venv/bin/kfp-vision run")
+        for command, printed in ((test_message, "the webhook was notified"), (run, "records")):
+            assert printed in ran(command.replace("https://hooks.slack.com", web.url), tmp_path)
+    test, sent = [body for path, _, body in web.got if path == "/services/..."]
+    assert "This is a test message. Nothing was run." in test["results"]
     assert sent["state"] == "SUCCEEDED"
 
 

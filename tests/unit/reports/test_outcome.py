@@ -239,12 +239,22 @@ def test_the_address_of_the_webhook_is_never_printed(webhook, monkeypatch, capsy
     for address, expected in (
         (webhook.url + PATH, "the webhook was notified"),
         (webhook.url + "/gone-a-secret", "warning: the webhook could not be notified (HTTP 404)"),
-        ("http://127.0.0.1:9/a-secret", "warning: the webhook could not be notified (ConnectionError)"),
-        ("a-secret", "warning: the webhook could not be notified (MissingSchema)"),
-        ("http://[a-secret", "warning: the webhook could not be notified (ValueError)"),
+        ("http://127.0.0.1:9/a-secret", "warning: the webhook could not be notified (its server does not answer); check KFP_"),
+        ("a-secret", "warning: the webhook could not be notified (it is no address such as https://host/path)"),
+        ("http://[a-secret", "warning: the webhook could not be notified (it is no address such as https://host/path)"),
     ):
         monkeypatch.setenv(outcome.WEBHOOK, address)
         webhook.answers[PATH] = 200, "ok"
         outcome.report("SUCCEEDED", **RUN)
         shown = "".join(capsys.readouterr())
         assert expected in shown and "a-secret" not in shown and "127.0.0.1" not in shown
+
+
+def test_an_unknown_kind_of_a_webhook_is_named(webhook, monkeypatch, capsys):
+    webhook.answers[PATH] = 200, "ok"
+    monkeypatch.setenv(outcome.WEBHOOK, webhook.url + PATH)
+    monkeypatch.setenv(outcome.WEBHOOK_KIND, "discord")
+    assert outcome.send_test_message()
+    printed = capsys.readouterr().out
+    assert "warning: KFP_VISION_WEBHOOK_KIND must be one of slack, teams, json, and counts as json as it is" in printed
+    assert "the webhook was notified" in printed
