@@ -7,6 +7,7 @@ the other fields equally often (Bergstra and Bengio, Random search for hyper-par
 import csv
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TRIAL_FILE = "trial.json"  # in a trial's model folder: its values and its outcome
 ACCURACY, MEAN_AVERAGE_PRECISION = FIGURES = ("accuracy", "mean_average_precision")  # of images with one label, with several
+TURN_OF_LOOP = re.compile(r"-iteration-\d+$")  # how kfp.local names the folder of one
 SWEEP = "sweep"  # of a trial: fingerprint of the trials that it is compared with
 MIN_PROBABILITY = 1e-7  # lower bound of probabilities in the cross-entropy
 
@@ -214,7 +216,13 @@ def _rungs(
     records = [fingerprint_records(folder) for folder in (train_records, validation_records)]
     text = json.dumps([__version__, trial.get(SWEEP), same, records], sort_keys=True)
     name = f"rungs-{hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]}"
-    return Rungs(uris.join_uri(recipe.checkpoint_dir or str(model.absolute().parents[1]), name), trial["number"], factor)
+    return Rungs(uris.join_uri(recipe.checkpoint_dir or str(_run_folder(model)), name), trial["number"], factor)
+
+
+def _run_folder(model: Path) -> Path:
+    """Returns the folder of the run, in which `kfp.local` has one for each turn of a loop, and in these those of the stages."""
+    stages = model.absolute().parents[1]
+    return stages.parent if TURN_OF_LOOP.search(stages.name) else stages
 
 
 def _checkpoint_folder(trial: Mapping[str, Any]) -> str:

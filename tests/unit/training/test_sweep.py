@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,6 +186,15 @@ def test_a_trial_that_is_behind_ends_early_and_goes_on_once_it_is_not(trials_run
     weights = [(root / number / "training.json").read_text() for number in "34"]
     losses = [[row["loss"] for row in json.loads(text)] for text in weights]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_trials_of_a_local_run_are_compared_in_the_folder_of_the_run(tmp_path):
+    written = shade_records.write(tmp_path)
+    records = (written / "train", written / "validation")
+    recipe = replace(shade_records.RECIPE, advanced=COMPARED)
+    folders = [tmp_path / "run" / f"trials-iteration-{turn}" / "train-trial" for turn in (0, 1)]
+    rungs = [sweep._rungs(SLOW_TRIAL | {"number": 1}, recipe, *records, folder / "model") for folder in folders]
+    assert {str(Path(one.uri).parent) for one in rungs if one} == {str(tmp_path / "run")}
 
 
 def test_a_trial_that_ended_early_is_chosen_only_if_no_other_one_succeeded(tmp_path):
