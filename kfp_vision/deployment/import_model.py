@@ -91,7 +91,7 @@ def _check_papers(folder: Path, source: str, force: bool) -> None:
         return
     if not folder.exists():
         remedy = "Name the folder of a run or a repository with papers, or add --force to import it without."
-        raise InputError("a model must have papers to be imported", f"none of {source}", remedy)
+        raise InputError("a model must have papers to be imported", f"none with {source}", remedy)
     verdict = json_text.read_object(folder / papers.PAPERS_FILE).get("verdict", {})
     if not verdict.get("accepted"):
         reasons = "; ".join(verdict.get("reasons", [])) or "no verdict"

@@ -59,7 +59,7 @@ def test_the_newest_version_of_another_repository_is_imported_with_its_papers(tm
 
 def test_a_model_without_papers_is_imported_with_force_only(tmp_path, place):
     version(tmp_path / "model" / "serving" / "1")
-    with pytest.raises(InputError, match=r"must have papers to be imported; got none of .*/model\. Name the folder of a run"):
+    with pytest.raises(InputError, match=r"must have papers to be imported; got none with .*/model\. Name the folder of a run"):
         import_model(str(tmp_path / "model"), place)
     assert not Path(place).exists()
     assert import_model(str(tmp_path / "model"), place, force=True) == ("flowers", 1)
