@@ -19,7 +19,7 @@ from kfp_vision.prediction.novelty import load_novelty
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.reports.formatting import plural
 from kfp_vision.repository.version import Version
-from kfp_vision.storage import full_disk, reading, uris, writing
+from kfp_vision.storage import reading, unwritable, uris, writing
 
 DRIFT_FILE = "drift.json"  # of a model in a collection: the last check
 LEVEL = 0.02  # share of the checks without a drift that find one
@@ -72,7 +72,7 @@ class Drift:
         return f"{self.model} {'has drifted' if self.drifted else 'has not drifted'}: {found}, {self.images} images"
 
 
-@full_disk.in_one_line("collected_uri", "page")
+@unwritable.in_one_line("collected_uri", "page")
 def check_drift(version: Version, collected_uri: str, days: int, page: Path) -> Drift:
     """Compares what a version has answered lately with the validation images that it keeps.
 

@@ -23,7 +23,7 @@ from kfp_vision.dataset.table import (
     write_table,
 )
 from kfp_vision.reports import formatting, pages, thumbnails
-from kfp_vision.storage import base, full_disk, reading, uris
+from kfp_vision.storage import base, reading, unwritable, uris
 
 EXCLUDED = "excluded by leave_out_uri"
 
@@ -64,7 +64,7 @@ class Task(Protocol):
         """
 
 
-@full_disk.in_one_line("table", "page")
+@unwritable.in_one_line("table", "page")
 def ingest_images(
     images_uri: str,
     *,

@@ -23,14 +23,14 @@ from kfp_vision.dataset import table
 from kfp_vision.dataset.label_map import write_label_map, write_labels
 from kfp_vision.dataset.stratify import assign_splits
 from kfp_vision.dataset.table import SPLITS, ImageRow, UnusedImage, show_labels
-from kfp_vision.storage import full_disk
+from kfp_vision.storage import unwritable
 from kfp_vision.storage.atomic import replacing
 
 LEFT_OUT_TABLE = "left_out"
 KEEP = "keep"  # value of conflicting_labels
 
 
-@full_disk.in_one_line("tables", "label_map")
+@unwritable.in_one_line("tables", "label_map")
 def write_split_tables(images: Path, tables: Path, label_map: Path, **options: Any) -> dict[str, int]:
     """Splits the data as `split_images` does, and writes all tables into one folder.
 

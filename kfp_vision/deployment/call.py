@@ -9,10 +9,10 @@ from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.table import show_labels
 from kfp_vision.deployment.deploy import target_of
 from kfp_vision.records import records_folder
-from kfp_vision.storage import atomic, full_disk, reading, uris
+from kfp_vision.storage import atomic, reading, unwritable, uris
 
 
-@full_disk.in_one_line("answer")
+@unwritable.in_one_line("answer")
 def call_endpoint(
     endpoint: Path, validation_records: Path, test_records: Path, test_image_uri: str, answer: Path
 ) -> dict[str, Any]:

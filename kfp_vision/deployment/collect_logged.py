@@ -27,7 +27,7 @@ from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.reports import results
 from kfp_vision.repository.version import Version
 from kfp_vision.serving.instances import read_image
-from kfp_vision.storage import base, full_disk, parquet, reading, uris, writing
+from kfp_vision.storage import base, parquet, reading, unwritable, uris, writing
 
 JSON, CSV, PARQUET = ".json", ".csv", ".parquet"  # names end so: `getObjectKey` of KServe's pkg/logger/store.go
 COLUMNS = ("reqType", "bytes", "id", "inferenceService")  # that are read, of those in `logRecord` of marshaller_record.go
@@ -50,7 +50,7 @@ class LoggedRequest(NamedTuple):
     body: bytes
 
 
-@full_disk.in_one_line("collected_uri")
+@unwritable.in_one_line("collected_uri")
 def collect_logged(version: Version, logged_uri: str, collected_uri: str, *, days: int, images: bool) -> dict[str, int]:
     """Adds the requests that KServe's logger has written to a collection; each file of it once, however often this is called.
 

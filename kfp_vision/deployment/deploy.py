@@ -14,7 +14,7 @@ from kfp_vision.reports import results
 from kfp_vision.repository import bucket_repository, papers, publish
 from kfp_vision.repository.version import Version, exported_version, fetch_version
 from kfp_vision.serving import server
-from kfp_vision.storage import atomic, base, full_disk, uris, writing
+from kfp_vision.storage import atomic, base, unwritable, uris, writing
 
 SECONDS_TO_TAKE_OVER = 120.0  # for the last server of the previous model to end; Kubernetes gives it 30
 REPOSITORY = "repository"  # kind of an endpoint, besides `values.KSERVE`
@@ -221,7 +221,7 @@ def check_target(deploy_to: str, model_name: str, settings: Mapping[str, Any]) -
         target_of(deploy_to).check(model_name, settings)
 
 
-@full_disk.in_one_line("endpoint")
+@unwritable.in_one_line("endpoint")
 def deploy_model(
     model: Path,
     uri: str,

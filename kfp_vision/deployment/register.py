@@ -17,7 +17,7 @@ from kfp_vision.reports import results
 from kfp_vision.repository import publish, registries
 from kfp_vision.repository.registration import Registration
 from kfp_vision.repository.version import HISTORY_FILE, Version, exported_version
-from kfp_vision.storage import atomic, base, full_disk, uris
+from kfp_vision.storage import atomic, base, unwritable, uris
 
 CARD_NAME, REPORT_NAME = "model_card.md", "report.html"  # as they are called in a registry
 NOT_PARAMETERS = ("labels", "thresholds", "advanced", "preset", "model_name", "trained_from")
@@ -42,7 +42,7 @@ class Judged:
     report: Path
 
 
-@full_disk.in_one_line("registered")
+@unwritable.in_one_line("registered")
 def register_model(judged: Judged, register_in: str, origin: model_card.Origin, registered: Path) -> list[dict[str, Any]]:
     """Registers an accepted model in each registry, unless it is there already, by its fingerprint.
 

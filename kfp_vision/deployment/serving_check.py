@@ -24,7 +24,7 @@ from kfp_vision.prediction.client import ServingClient
 from kfp_vision.records import records_folder
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.serving import server
-from kfp_vision.storage import atomic, full_disk
+from kfp_vision.storage import atomic, unwritable
 
 MAX_DIFFERENCE = 1e-3  # between the probabilities of the server and those of the evaluation, both in float32
 MAX_BFLOAT16_DIFFERENCE = 0.1  # of a server that computes in bfloat16; 0.02 is usual where two classes are equally likely
@@ -45,7 +45,7 @@ class ServingCheck(NamedTuple):
     to_be_deployed: bool
 
 
-@full_disk.in_one_line("proof")
+@unwritable.in_one_line("proof")
 def check_serving(
     model: Path,
     verdict: Path,

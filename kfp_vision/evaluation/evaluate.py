@@ -26,7 +26,7 @@ from kfp_vision.records.records_folder import RandomAccessRecords, RecordsInfo, 
 from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import HISTORY_FILE, Version, exported_version
-from kfp_vision.storage import atomic, full_disk, reading, uris
+from kfp_vision.storage import atomic, reading, unwritable, uris
 
 AnyPredictions = Predictions | MultilabelPredictions
 FALSE, MISSED = "false", "missed"  # kinds of wrong labels
@@ -125,7 +125,7 @@ class Evaluation:
         return drawn | {"roc": roc}
 
 
-@full_disk.in_one_line("evaluation")
+@unwritable.in_one_line("evaluation")
 def evaluate_classifier(
     model: Path,
     validation_records: Path,

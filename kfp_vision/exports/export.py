@@ -16,7 +16,7 @@ from kfp_vision.records.records_folder import choose_evaluation_records, verify_
 from kfp_vision.reports import pages, results
 from kfp_vision.repository.published_exports import publish_exports
 from kfp_vision.repository.version import EXPORTS_FILE, Version, exported_version
-from kfp_vision.storage import atomic, full_disk
+from kfp_vision.storage import atomic, unwritable
 
 
 class Records(NamedTuple):
@@ -33,7 +33,7 @@ class Records(NamedTuple):
     test: Path
 
 
-@full_disk.in_one_line("exports")
+@unwritable.in_one_line("exports")
 def export_model(
     model: Path,
     verdict: Path,

@@ -23,7 +23,7 @@ from kfp_vision.dataset.table import (
 )
 from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, Prediction, apply_to_valid
 from kfp_vision.reports import results
-from kfp_vision.storage import atomic, full_disk, reading, several_sample, uris
+from kfp_vision.storage import atomic, reading, several_sample, unwritable, uris
 
 CLASSIFY_BATCH_SIZE = 32  # images
 PREDICTION_COLUMNS = ("path", "label", "prediction", "score", "known", "known_score")
@@ -32,7 +32,7 @@ SCORE_PREFIX = "score:"  # prefix of a column with the scores of a label
 COUNT_NAMES = ("pictures", "unreadable", "labelled", "right")
 
 
-@full_disk.in_one_line("table")
+@unwritable.in_one_line("table")
 def predict_images(
     classifier: ImageClassifier,
     labels: Sequence[str],
@@ -136,7 +136,7 @@ def _known_columns(answer: Prediction) -> tuple[str, str]:
     return str(answer.known).lower(), f"{answer.known_score:.6f}"
 
 
-@full_disk.in_one_line("table")
+@unwritable.in_one_line("table")
 def join_predictions(
     parts: Sequence[Path], labels: Sequence[str], table: Path, images_uri: str, *, several: bool = False
 ) -> dict[str, int]:

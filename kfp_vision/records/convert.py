@@ -56,7 +56,7 @@ from kfp_vision.records.statistics import (
 from kfp_vision.records.tfrecord import TFRECORD_SUFFIX, Shard, frame_record
 from kfp_vision.reports.formatting import plural
 from kfp_vision.reports.pages import write_records_page
-from kfp_vision.storage import atomic, full_disk, reading
+from kfp_vision.storage import atomic, reading, unwritable
 
 
 def convert_image(encoded: bytes, row: ImageRow, *, check_pixels: bool = True, max_side: int = 0) -> ValidImage:
@@ -172,7 +172,7 @@ class ConvertedImage(NamedTuple):
 ConversionResult = ConvertedImage | str  # a string says why the image was rejected
 
 
-@full_disk.in_one_line("outputs")
+@unwritable.in_one_line("outputs")
 def write_tfrecords(
     tables: dict[str, Path],
     label_map: Path,

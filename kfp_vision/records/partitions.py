@@ -28,7 +28,7 @@ from kfp_vision.records.records_folder import RecordsInfo, check_shard_sizes, re
 from kfp_vision.records.tfrecord import Shard
 from kfp_vision.reports import results
 from kfp_vision.reports.formatting import plural
-from kfp_vision.storage import atomic, full_disk, uris
+from kfp_vision.storage import atomic, unwritable, uris
 
 SHARDS_PER_PROCESS = 2  # shards; with fewer, some processes would be idle for long
 REJECTS_FILE, STATISTICS_FILE = "refused", "tally"  # in the folder of a part: the table of rejected images, and the statistics
@@ -39,7 +39,7 @@ def partition_numbers(partitions: int) -> list[int]:
     return list(range(partitions))
 
 
-@full_disk.in_one_line("outputs")
+@unwritable.in_one_line("outputs")
 def write_all_records(
     tables: Path, label_map: Path, outputs: dict[str, Path], refused: Path, **options: Any
 ) -> dict[str, RecordsInfo]:
@@ -62,7 +62,7 @@ def write_all_records(
     return write_one_partition(_split_tables(tables), label_map, outputs, refused, **options)
 
 
-@full_disk.in_one_line("part")
+@unwritable.in_one_line("part")
 def write_partition_folder(tables: Path, label_map: Path, part: Path, **options: Any) -> None:
     """Writes the records of one partition to a folder that `join_partitions` reads.
 
@@ -83,7 +83,7 @@ def write_partition_folder(tables: Path, label_map: Path, part: Path, **options:
         )
 
 
-@full_disk.in_one_line("outputs")
+@unwritable.in_one_line("outputs")
 def join_partitions(
     parts: Sequence[Path], tables: Path, outputs: dict[str, Path], refused: Path, **options: Any
 ) -> dict[str, RecordsInfo]:

@@ -25,7 +25,7 @@ from kfp_vision.records import tfrecord
 from kfp_vision.records.example import CLASS_FIELD, RecordFields, decode_example, decode_fields, example_message
 from kfp_vision.records.tfrecord import FRAME_FOOT, FRAME_HEAD, INTACT_RULE, REWRITE_REMEDY, TFRECORD_SUFFIX, Shard
 from kfp_vision.reports.formatting import plural
-from kfp_vision.storage import atomic, base, full_disk, reading, uris
+from kfp_vision.storage import atomic, base, reading, unwritable, uris
 
 RECORDS_FILE = "records.json"
 LABELS_PER_IMAGE = "labels_per_image"  # key of it, only if images have several
@@ -250,7 +250,7 @@ def _check_count(info: RecordsInfo, count: int, called: str) -> None:
         )
 
 
-@full_disk.in_one_line("outputs")
+@unwritable.in_one_line("outputs")
 def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[str, RecordsInfo]:
     """Copies existing records of all splits from a URI.
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from kfp_vision.core import json_text
 from kfp_vision.core.errors import FieldError, InputError
-from kfp_vision.storage import full_disk, reading, uris, writing
+from kfp_vision.storage import reading, unwritable, uris, writing
 
 PAPERS_FOLDER, PAPERS_FILE = "papers", "papers.json"
 CARD_FILE, PIPELINE_FILE = "README.md", "pipeline.yaml"
@@ -51,7 +51,7 @@ def hash_metadata(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-@full_disk.in_one_line("place")
+@unwritable.in_one_line("place")
 def publish_papers(papers: Path, place: str, number: int) -> None:
     """Copies papers to a version, in place of earlier ones; tags stay.
 

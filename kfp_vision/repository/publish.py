@@ -10,7 +10,7 @@ from kfp_vision.core.errors import DamagedError, InputError
 from kfp_vision.repository import papers
 from kfp_vision.repository.folder_repository import FolderRepository
 from kfp_vision.repository.version import SAVED_MODEL_FILE, Version
-from kfp_vision.storage import atomic, base, full_disk, reading, uris, writing
+from kfp_vision.storage import atomic, base, reading, unwritable, uris, writing
 from kfp_vision.storage.base import FileInfo
 
 MIN_KEPT_VERSIONS = 2  # the newest and its predecessor, which servers still answer with until they have loaded the newest
@@ -115,7 +115,7 @@ def is_trained_from(uri: str, trained_from: str) -> bool:
         return False
 
 
-@full_disk.in_one_line("uri")
+@unwritable.in_one_line("uri")
 def publish(version: Version, uri: str, kept: int = 0) -> int:
     """Copies a version into a repository as its newest, unless the newest is already a copy of it.
 

@@ -21,7 +21,7 @@ from kfp_vision.core import json_text, values
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.errors import AccessError, DamagedError, InputError, format_value
 from kfp_vision.repository.registered import resolve
-from kfp_vision.storage import atomic, full_disk, reading, uris
+from kfp_vision.storage import atomic, reading, unwritable, uris
 
 SERVING_FOLDER, HISTORY_FILE = Path("serving"), "training.json"  # of a model folder
 EXPORTS_FOLDER, EXPORTS_FILE = "exports", "exports.json"  # beside the versions; other formats of one of them, see `exports`
@@ -239,7 +239,7 @@ def find_repository(path: Path) -> Path:
     raise no_model_error(path)
 
 
-@full_disk.in_one_line("model")
+@unwritable.in_one_line("model")
 def fetch_version(uri: str, model: Path) -> Version:
     """Copies the newest version at a URI into a new model folder.
 

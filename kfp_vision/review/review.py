@@ -25,7 +25,7 @@ from kfp_vision.reports import pages, results, thumbnails
 from kfp_vision.repository.version import Version
 from kfp_vision.review import choose
 from kfp_vision.review.label_studio_tasks import labelling_interface, to_task
-from kfp_vision.storage import atomic, base, full_disk, reading, uris
+from kfp_vision.storage import atomic, base, reading, unwritable, uris
 
 REVIEW_COLUMNS = ("path", "label", "suggested", "score", "unsure", "distance")
 MAX_SUGGESTED = 9  # classes, one for each key
@@ -70,7 +70,7 @@ class ReviewedImage:
     distance: float
 
 
-@full_disk.in_one_line("table", "tasks", "page")
+@unwritable.in_one_line("table", "tasks", "page")
 def review_images(
     version: Version,
     *,

@@ -17,7 +17,7 @@ from kfp_vision.search.index import Index
 from kfp_vision.search.label_issues import LabelIssue
 from kfp_vision.search.near_duplicates import NearDuplicates
 from kfp_vision.search.parts import TEXT_OPTIONS
-from kfp_vision.storage import atomic, full_disk
+from kfp_vision.storage import atomic, unwritable
 
 FINDING_COLUMNS = ("path", "leave_out", "finding", "label", "instead", "other", "score")
 NEIGHBOURS_PER_IMAGE = 40  # per image: more than vote on a label, since near-duplicates do not vote
@@ -53,7 +53,7 @@ class Finding:
     score: float
 
 
-@full_disk.in_one_line("table", "page")
+@unwritable.in_one_line("table", "page")
 def audit_index(index: Path, *, validation_ratio: float, test_ratio: float, table: Path, page: Path) -> dict[str, int]:
     """Finds near-duplicates and label issues among the images of an index.
 

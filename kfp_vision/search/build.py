@@ -20,10 +20,10 @@ from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.search import ann, index, parts
 from kfp_vision.search.embedding import Embedder
 from kfp_vision.search.parts import VECTORS_FILE, PartInfo
-from kfp_vision.storage import atomic, full_disk, reading, uris
+from kfp_vision.storage import atomic, reading, unwritable, uris
 
 
-@full_disk.in_one_line("model")
+@unwritable.in_one_line("model")
 def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Path) -> Version:
     """Creates a model folder with the newest version of a trained model, or with a pretrained network.
 
@@ -48,7 +48,7 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
     return version.exported_version(model)
 
 
-@full_disk.in_one_line("table")
+@unwritable.in_one_line("table")
 def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE) -> list[int]:
     """Writes the table of the images at a URI, and returns the partitions to loop over.
 
@@ -78,7 +78,7 @@ def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE
     return partition_numbers(partitions)
 
 
-@full_disk.in_one_line("part")
+@unwritable.in_one_line("part")
 def index_images(
     table: Path, model: Path, index_uri: str, *, part: Path, partition: int = 0, partitions: int = 1
 ) -> dict[str, int]:
@@ -106,7 +106,7 @@ def index_images(
     return {"pictures": written.pictures, "computed": written.computed}
 
 
-@full_disk.in_one_line("folder")
+@unwritable.in_one_line("folder")
 def join_index(parts: Sequence[Path], model: Path, *, folder: Path, refused: Path) -> dict[str, Any]:
     """Joins the parts of an index.
 

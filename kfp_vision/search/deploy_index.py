@@ -25,7 +25,7 @@ from kfp_vision.search.index import (
     remove_other_generations,
 )
 from kfp_vision.search.parts import REINDEX_REMEDY
-from kfp_vision.storage import atomic, base, full_disk, reading, uris, writing
+from kfp_vision.storage import atomic, base, reading, unwritable, uris, writing
 
 NOWHERE = "none"
 
@@ -53,7 +53,7 @@ def check_index_target(deploy_to: str, model_uri: str) -> None:
     _find_newest(deploy_to)
 
 
-@full_disk.in_one_line("deploy_to", "deployed")
+@unwritable.in_one_line("deploy_to", "deployed")
 def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     """Copies an index to the repository of its model, for servers to search in.
 

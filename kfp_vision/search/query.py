@@ -16,7 +16,7 @@ from kfp_vision.reports import pages
 from kfp_vision.reports.formatting import plural
 from kfp_vision.reports.thumbnails import data_uri
 from kfp_vision.search.index import Hit, Index, unknown_label_error
-from kfp_vision.storage import atomic, full_disk, uris
+from kfp_vision.storage import atomic, unwritable, uris
 
 RESULT_COLUMNS = ("query", "rank", "path", "label", "similarity")
 MAX_QUERIES_SHOWN = 100  # on the page
@@ -104,7 +104,7 @@ def _parse(answer: dict[str, Any]) -> Neighbours:
     return Neighbours(list(hits), b"")
 
 
-@full_disk.in_one_line("table", "page")
+@unwritable.in_one_line("table", "page")
 def search_images(index: Path, queries_uri: str, *, count: int, label: str, table: Path, page: Path) -> dict[str, int]:
     """Finds the nearest neighbours of every image at a URI.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_vision.core import json_text
-from kfp_vision.storage import full_disk
+from kfp_vision.storage import unwritable
 
 # Suffixes of temporary names next to an output: the new version, the version it replaces, and a working folder.
 PARTIAL_SUFFIX, BACKUP_SUFFIX, SCRATCH_SUFFIX = ".partial", ".before", ".scratch"
@@ -86,7 +86,7 @@ def write_new(path: Path, content: bytes) -> None:
         raise
 
 
-@full_disk.in_one_line("path")
+@unwritable.in_one_line("path")
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes indented JSON to a file, atomically.
 

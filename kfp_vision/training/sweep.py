@@ -21,7 +21,7 @@ from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.records.records_folder import fingerprint_records, read_records_info
 from kfp_vision.reports import pages, results
-from kfp_vision.storage import atomic, full_disk, uris
+from kfp_vision.storage import atomic, unwritable, uris
 from kfp_vision.training import workers
 from kfp_vision.training.divergence import Diverged
 from kfp_vision.training.successive_halving import Ended, Rungs
@@ -86,7 +86,7 @@ def describe_trial(trial: Mapping[str, Any]) -> str:
     return f"{trial['network']}, {trial['optimizer']} at {trial['learning_rate']:g}, batches of {trial['batch_size']:g}"
 
 
-@full_disk.in_one_line("model", "page")
+@unwritable.in_one_line("model", "page")
 def train_trial(
     trial: Mapping[str, Any],
     recipe: "Recipe",
@@ -158,7 +158,7 @@ def train_trial(
     return result
 
 
-@full_disk.in_one_line("model", "table", "page")
+@unwritable.in_one_line("model", "table", "page")
 def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Path) -> dict[str, Any]:
     """Finds the trial with the highest accuracy on the validation images; ties are broken by the lowest loss.
 

@@ -39,7 +39,7 @@ from kfp_vision.records.records_folder import (
     verify_records,
 )
 from kfp_vision.reports import pages
-from kfp_vision.storage import full_disk
+from kfp_vision.storage import unwritable
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, collectives, devices, feeds, monitoring, xla
 from kfp_vision.training.divergence import Diverged
@@ -70,7 +70,7 @@ OF_ONE_WORKER = ("checkpoint_uri", "checkpoint_dir", "log_uri", "model_name", "w
 SAME_START = "Give all the same checkpoint_uri, and a checkpoint_dir that all reach."
 
 
-@full_disk.in_one_line("model", "events", "page")
+@unwritable.in_one_line("model", "events", "page")
 @devices.loss_of_workers_in_one_line()
 def train_classifier(
     recipe: Recipe, train_records: Path, validation_records: Path, label_map: Path, *, model: Path, events: Path, page: Path

@@ -16,7 +16,7 @@ from typing import Any
 from kfp_vision.core import children, hardware, json_text, kube_config
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.subprocesses import SIGTERM_STATUS
-from kfp_vision.storage import full_disk
+from kfp_vision.storage import unwritable
 from kfp_vision.storage.atomic import temporary_folder
 from kfp_vision.training import checkpointing, tf_config
 from kfp_vision.training.divergence import error_of_worker
@@ -31,7 +31,7 @@ ANY_NODES: Mapping[str, Any] = {"gpu_type": "nvidia.com/gpu", "node_selector": {
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
 
 
-@full_disk.in_one_line("model", "events", "page")
+@unwritable.in_one_line("model", "events", "page")
 def train(
     recipe: Recipe,
     train_records: Path,

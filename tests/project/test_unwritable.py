@@ -1,4 +1,4 @@
-"""Every stage with outputs calls functions of the library that say in one line that a disk is full."""
+"""Every stage with outputs calls functions of the library that say in one line that a disk is full, or a folder read-only."""
 
 import ast
 from pathlib import Path
@@ -35,7 +35,7 @@ def functions_called(stage: Path) -> list[ast.FunctionDef]:
 
 
 def is_in_one_line(function: ast.FunctionDef) -> bool:
-    return any(ast.unparse(decorator).startswith("full_disk.in_one_line(") for decorator in function.decorator_list)
+    return any(ast.unparse(decorator).startswith("unwritable.in_one_line(") for decorator in function.decorator_list)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def is_in_one_line(function: ast.FunctionDef) -> bool:
     ],
     ids=lambda stage: stage.stem,
 )
-def test_a_stage_with_outputs_names_a_full_disk(stage):
+def test_a_stage_with_outputs_says_in_one_line_that_it_cannot_write(stage):
     writing = [function.name for function in functions_called(stage) if is_in_one_line(function)]
     assert set(writing) - {"write_json"}  # which only writes the metrics

@@ -1,4 +1,4 @@
-"""A full disk is one line that names it, whichever library finds it full; `/dev/full` is one."""
+"""A full disk is one line that names it, whichever library finds it full, and so is a read-only folder; `/dev/full` is full."""
 
 import errno
 import os
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.storage import atomic, full_disk
+from kfp_vision.storage import atomic, unwritable
 
 
-@full_disk.in_one_line("output")
+@unwritable.in_one_line("output")
 def write(output: Path, how) -> None:
     how(output)
 
@@ -27,7 +27,7 @@ def with_tensorflow(output: Path) -> None:
 
 @pytest.fixture
 def output(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(full_disk.tempfile, "gettempdir", lambda: "/dev/shm")
+    monkeypatch.setattr(unwritable.tempfile, "gettempdir", lambda: "/dev/shm")
     (tmp_path / "output").symlink_to("/dev/full")
     return tmp_path / "output"
 
@@ -64,7 +64,7 @@ def test_the_disk_of_the_file_in_the_error_is_named(output, how):
     ],
 )
 def test_an_output_that_is_a_uri_is_named_if_it_is_local(tmp_path, monkeypatch, uri, places):
-    monkeypatch.setattr(full_disk.tempfile, "gettempdir", lambda: "/dev/shm")
+    monkeypatch.setattr(unwritable.tempfile, "gettempdir", lambda: "/dev/shm")
     with pytest.raises(InputError) as caught:
         write(uri.format(tmp_path), lambda _: Path("/dev/full").write_text("x"))
     assert f"got No space left on device in {places.format(tmp_path)}. Make room" in str(caught.value)
