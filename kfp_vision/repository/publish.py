@@ -130,7 +130,8 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
         The number of the version in the repository.
 
     Raises:
-        InputError: The repository holds a model of another name, or the store denies access or does not answer.
+        InputError: The repository holds a model of another name, its aliases are damaged, or the store denies access or does
+            not answer.
 
     Example:
         version = exported_version(Path("runs/flowers/model"))
@@ -141,6 +142,8 @@ def publish(version: Version, uri: str, kept: int = 0) -> int:
     _check_name(published, version.name, uri)
     if published and published[-1].is_copy_of(version):
         return published[-1].number
+    if kept:
+        papers.read_aliases(uri)  # if they are damaged, before servers see the version
     number = repository.add(version)
     if kept:
         named = papers.read_aliases(uri).values()

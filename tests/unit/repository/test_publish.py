@@ -10,7 +10,7 @@ import pytest
 from support.exported_model import version
 
 from kfp_vision.core.errors import InputError
-from kfp_vision.repository import publish
+from kfp_vision.repository import papers, publish
 from kfp_vision.repository.version import VERSION_FILE, Version, versions
 
 
@@ -82,6 +82,18 @@ def test_a_damaged_version_does_not_keep_the_next_from_being_published(tmp_path,
         publish.publish(version(tmp_path / "dogs" / "1", name="dogs"), str(repository))
     assert publish.publish(version(tmp_path / "new" / "1", weights=b"4"), str(repository)) == 4
     assert numbers(repository) == [1, 2, 3, 4]
+
+
+def test_damaged_aliases_are_found_out_before_a_version_is_published(tmp_path, repository):
+    """Versions with an alias are kept, so that none may be removed while nobody knows which those are."""
+    aliases = repository / papers.PAPERS_FOLDER / papers.ALIASES_FILE
+    aliases.parent.mkdir()
+    aliases.write_text("{")
+    new = version(tmp_path / "new" / "1", weights=b"4")
+    with pytest.raises(InputError, match=r"papers must be JSON .*aliases\.json\. Delete the file\."):
+        publish.publish(new, str(repository), 2)
+    assert numbers(repository) == [1, 2, 3]
+    assert publish.publish(new, str(repository)) == 4
 
 
 @pytest.mark.parametrize("broken", ["3", "2"])
