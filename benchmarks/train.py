@@ -1,7 +1,7 @@
 """Measures training steps and inferences of Inception v1 at batch 16 against PyTorch, TF-Slim and stock Keras.
 
 Also measures a training step of GoogLeNet and of EfficientNet-Lite0 against PyTorch, of each the whole trainer against its step
-alone, and cached images against decoding them every time.
+alone, cached images against decoding them every time, and the features of frozen layers against TensorFlow's.
 """
 
 import subprocess
@@ -17,12 +17,14 @@ import numpy as np
 
 from benchmarks import peers, training_stage
 from benchmarks.measure import Figure, compare
+from kfp_vision import networks
 from kfp_vision.core import hardware
 from kfp_vision.core.frameworks import tf
 from kfp_vision.networks import inception
 from kfp_vision.networks.efficientnet_lite import HEAD_CHANNELS, STAGES, STEM_CHANNELS
 from kfp_vision.records.records_folder import read_records_info
-from kfp_vision.training import augmentation, devices, feeds, input_pipeline, trainer
+from kfp_vision.training import augmentation, devices, feeds, frozen_layers, input_pipeline, trainer
+from kfp_vision.training.features import MAX_FEATURE_BATCH
 
 BATCH, IMAGE_SIZE, CLASSES = 16, 224, 5
 STEPS = 16
@@ -35,7 +37,8 @@ def run() -> list[Figure]:
     Returns:
         Its figures.
     """
-    return [*against_torch(), against_slim(), *against_stock_keras(), *against_the_step_alone(), against_decoding()]
+    figures = [*against_torch(), against_slim(), *against_stock_keras(), *against_the_step_alone(), against_decoding()]
+    return [*figures, features_against_tensorflow()]
 
 
 def against_torch() -> list[Figure]:
@@ -133,6 +136,33 @@ def against_decoding() -> Figure:
 
         name = "decoding every time, advanced={cache_pictures: false}"
         return compare("varied_from_memory", name, "img/s", lambda: passes(ours), lambda: passes(peer))
+
+
+def features_against_tensorflow() -> Figure:
+    """Compares what computes the frozen layers of EfficientNet-Lite0, where its last blocks are trained, with TensorFlow.
+
+    Returns:
+        The figure, without the seconds in which the engine takes the network over.
+    """
+    model = trainer.build_network(LITE, CLASSES, hardware.precision())
+    trainer.freeze_first_blocks(model)
+    last = networks.find_frozen_part(model)
+    pictures, _ = one_batch(MAX_FEATURE_BATCH)
+
+    def features(images: int) -> Callable[[], float]:
+        forward = frozen_layers.forward_pass(
+            model,
+            lambda network: networks.split_at(network, last)[0],
+            training_stage.recipe(MAX_FEATURE_BATCH, network=LITE),
+            image_size=IMAGE_SIZE,
+            images=images,
+            scratch=Path(scratch),
+        )
+        return lambda: rate(lambda: tf.constant(forward(pictures)), MAX_FEATURE_BATCH)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        ours, peer = features(frozen_layers.MIN_IMAGES_TO_CONVERT), features(1)
+        return compare("features_vs_tensorflow", f"TensorFlow, {hardware.precision()}", "img/s", ours, peer)
 
 
 def steps(*, network: str = INCEPTION, fast: bool = True, batch: int = BATCH) -> float:
