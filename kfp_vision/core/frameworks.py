@@ -7,14 +7,17 @@ where they are not installed, so its imports do not find them. Our own imports o
 after.
 """
 
-from kfp_vision.core import hidden_imports, native_messages
+import contextlib
+
+from kfp_vision.core import hardware, hidden_imports, native_messages
 
 __all__ = ["BundleHeaderProto", "convert_variables_to_constants_v2", "keras", "op_def_registry", "tf"]
 
 NOT_NEEDED = frozenset({"sklearn", "pandas", "matplotlib"})
+# Without AVX TensorFlow ends the process at its import, and the reason must not be held back.
+has_no_avx = "avx" not in (hardware.cpu_flags() or {"avx"})
 
-
-with hidden_imports.hide(NOT_NEEDED), native_messages.dropped():
+with hidden_imports.hide(NOT_NEEDED), contextlib.nullcontext() if has_no_avx else native_messages.dropped():
     import keras
     import tensorflow as tf
     from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleHeaderProto

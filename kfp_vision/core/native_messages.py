@@ -1,7 +1,7 @@
 """Messages of native libraries that say nothing to a user, and how to load a library without them.
 
-Where TF_ENABLE_ONEDNN_OPTS is 1, TensorFlow's import says so twice on stderr through absl, whatever TF_CPP_MIN_LOG_LEVEL is (seen
-with tensorflow-cpu 2.21.0).
+Where TF_ENABLE_ONEDNN_OPTS is 1, TensorFlow's import says so twice on stderr through absl, whatever TF_CPP_MIN_LOG_LEVEL is
+(seen with tensorflow-cpu 2.21.0).
 """
 
 import os

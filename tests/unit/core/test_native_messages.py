@@ -37,3 +37,11 @@ def test_a_closed_stderr_is_no_failure(tmp_path):
 
 def test_tensorflow_is_imported_without_a_word():
     assert stderr_of("import kfp_vision.core.frameworks") == ""
+
+
+def test_what_tensorflow_says_before_it_ends_a_process_is_not_held_back():
+    """Its import does so on a processor without AVX; here it only says less."""
+    program = (
+        "from kfp_vision.core import hardware\nhardware.cpu_flags = lambda: {'sse4_2'}\nimport kfp_vision.core.frameworks\n"
+    )
+    assert "port.cc" in stderr_of(program)
