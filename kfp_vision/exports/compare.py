@@ -18,6 +18,7 @@ from kfp_vision.exports.formats import Format
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import records_folder
 from kfp_vision.repository.version import Version
+from kfp_vision.storage import mapped_arrays
 
 RUNTIMES_MODULE = "kfp_vision.exports.runtimes"
 SCORING_SECONDS = 12 * 3600.0
@@ -136,7 +137,7 @@ def score_model(version: Version, folder: Path, scratch: Path) -> HeldOut:
     classifier, file = Classifier(version, engine=choose_serving_engine(version)), scratch / "held_out.npy"
     size = version.about["image_size"]
     shape = (records_folder.read_records_info(folder).images, size, size, 3)
-    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    pixels = mapped_arrays.create(file, np.uint8, shape)
     done = 0
 
     def predict(encoded: Sequence[bytes]) -> npt.NDArray[np.float32]:

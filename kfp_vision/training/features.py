@@ -13,6 +13,7 @@ import numpy.typing as npt
 from kfp_vision.core.crop_shapes import STRETCHED
 from kfp_vision.core.frameworks import tf
 from kfp_vision.records.records_folder import read_records_info
+from kfp_vision.storage import mapped_arrays
 from kfp_vision.training import input_pipeline, monitoring
 from kfp_vision.training.frozen_layers import Forward
 from kfp_vision.training.padding import even_batch_size
@@ -85,6 +86,9 @@ def cache_features(
 
     Returns:
         The features, in the order of the batches.
+
+    Raises:
+        OSError: the disk has no room for them.
     """
     file = Path(tempfile.mkdtemp(dir=scratch), "features.npy")
     cached = CachedFeatures(np.empty((0, 0), np.float16), np.empty(0, np.int64))
@@ -93,7 +97,7 @@ def cache_features(
     for images, batch_labels in batches:
         values, labels = forward(images)[: count - done], batch_labels.numpy()[: count - done]
         if not done:
-            table = np.lib.format.open_memmap(file, "w+", "float16", (count, *values.shape[1:]))
+            table = mapped_arrays.create(file, np.float16, (count, *values.shape[1:]))
             cached = CachedFeatures(table, np.empty((count, *labels.shape[1:]), labels.dtype))
         end = done + len(labels)
         cached.values[done:end], cached.labels[done:end] = values, labels

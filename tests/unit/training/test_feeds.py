@@ -1,5 +1,7 @@
 """What the last blocks are trained on: the frozen layers' features of augmented images, computed once."""
 
+import errno
+import os
 import re
 from dataclasses import replace
 
@@ -90,6 +92,18 @@ def test_a_line_every_few_seconds_says_how_far_the_features_are(data, network, m
     feeds.block_feed(network, data, recipe())
     lines = re.findall(r"^features of (\d+)/56 images  \d+ img/s", capsys.readouterr().out, re.MULTILINE)
     assert lines == [str(BATCH * batches) for batches in range(1, STEPS)]
+
+
+@pytest.mark.parametrize("feed", [feeds.block_feed, feeds.feature_feed])
+def test_features_that_do_not_fit_on_the_disk_are_known_with_the_first_batch(data, network, feed, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*features\.npy"):
+        feed(network, data, recipe())
+    assert "features of" not in capfd.readouterr().out
 
 
 def test_blended_labels_go_with_the_features(data, network):
