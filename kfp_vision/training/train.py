@@ -42,7 +42,7 @@ from kfp_vision.reports import pages
 from kfp_vision.storage import unwritable
 from kfp_vision.storage.atomic import replacing, temporary_folder
 from kfp_vision.training import checkpointing, collectives, devices, feeds, monitoring, xla
-from kfp_vision.training.divergence import Diverged
+from kfp_vision.training.divergence import RULE, Diverged
 from kfp_vision.training.features import LARGEST_FEATURE
 from kfp_vision.training.objectives import Objective, choose_objective
 from kfp_vision.training.recipe import Recipe
@@ -238,7 +238,22 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
         freeze_first_blocks(network)
     if recipe.advanced.freeze_batch_norm:
         freeze_batch_norm(network)
+    _check_trainable(network, recipe)
     return network
+
+
+def _check_trainable(network: Any, recipe: Recipe) -> None:
+    """Raises FieldError if what is frozen, all together, leaves no layer to train, or not the head that is trained alone."""
+    advanced, head = recipe.advanced, network.layers[-1]
+    if not head.trainable and (recipe.train_last_layer_only or advanced.head_steps):
+        field = "train_last_layer_only" if recipe.train_last_layer_only else "head_steps of advanced"
+        rule = f"layers_to_freeze of advanced must leave the classification head, {head.name}, which {field} trains alone"
+        raise FieldError(rule, advanced.layers_to_freeze, "Name fewer layers.")
+    if not network.trainable_variables:
+        names = ("layers_to_freeze", "train_last_blocks_only", "freeze_batch_norm")
+        together = " and ".join(name for name in names if getattr(advanced, name))
+        rule = f"{together} of advanced must together leave a layer to train"
+        raise FieldError(rule, advanced.layers_to_freeze, "Name fewer layers in layers_to_freeze.")
 
 
 def _choose_feed(recipe: Recipe) -> Callable[[Any, feeds.FeedSource, Recipe], feeds.Feed]:
@@ -264,7 +279,13 @@ def _train_head(
     with strategy.scope():
         feed = feed or feeds.feature_feed(network, data, head, validates=False)
         trainer = Trainer(feed.model, head, 1.0, class_weights, objective)
-    *_, last = (row for row in trainer.run(devices.distribute_batches(strategy, partial(feed.batches, 0)), None) if row)
+    batches = devices.distribute_batches(strategy, partial(feed.batches, 0))
+    try:
+        *_, last = (row for row in trainer.run(batches, None) if row)
+    except Diverged:
+        found = f"another in the {steps} steps of the classification head alone, at {HEAD_RATE_FACTOR:g} times learning_rate"
+        remedy = f"Try a learning_rate of {recipe.learning_rate / 10:g}, or head_steps=0 in advanced."
+        raise Diverged(RULE, found, remedy) from None
     print(f"trained the classification head alone for {steps} steps first: loss {last['loss']:.3g}", flush=True)
 
 

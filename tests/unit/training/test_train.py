@@ -665,6 +665,30 @@ def test_invalid_layers_to_freeze_are_rejected(prefixes, message):
 
 
 @pytest.mark.parametrize(
+    ("advanced", "changes", "message"),
+    [
+        (
+            {"layers_to_freeze": "block_2,logits", "train_last_blocks_only": True},
+            {},
+            "layers_to_freeze and train_last_blocks_only of advanced must together leave a layer to train; got block_2,logits.",
+        ),
+        ({"layers_to_freeze": "logits", "head_steps": 2}, {}, "leave the classification head, logits, which head_steps of"),
+        ({"layers_to_freeze": "logits"}, {"train_last_layer_only": True}, "head, logits, which train_last_layer_only trains"),
+    ],
+)
+def test_what_is_frozen_leaves_what_is_to_be_trained(folders, tmp_path, advanced, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(folders, tmp_path, advanced=NARROW | advanced, **changes)
+
+
+def test_a_head_that_diverges_alone_is_told_the_rate_to_lower(folders, tmp_path):
+    found = "got another in the 20 steps of the classification head alone, at 10 times learning_rate"
+    remedy = r"Try a learning_rate of 1e\+19, or head_steps=0 in advanced\."
+    with pytest.raises(divergence.Diverged, match=rf"^error: the loss must be finite; {found}\. {remedy}$"):
+        train(folders, tmp_path, optimizer="sgd", learning_rate=1e20, advanced=NARROW | {"head_steps": 20})
+
+
+@pytest.mark.parametrize(
     ("name", "first"),
     [
         ("efficientnet_lite0", "blocks.11.depthwise_conv"),
