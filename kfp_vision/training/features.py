@@ -132,11 +132,21 @@ def training_batches(
         yield tf.constant(cached.values[places], tf.float32), tf.constant(cached.labels[places])
 
 
-def validation_batches(cached: CachedFeatures) -> tf.data.Dataset:
-    """Returns a dataset of all features once, in order.
+class ValidationBatches:
+    """All features once, in order. Iterable many times.
 
     Args:
         cached: features of all images.
+
+    Yields:
+        float32 features (batch, ...), and labels; the last batch may be smaller.
     """
-    dataset = tf.data.Dataset.from_tensor_slices((np.asarray(cached.values), cached.labels)).batch(MAX_FEATURE_BATCH)
-    return dataset.map(lambda values, labels: (tf.cast(values, tf.float32), labels))
+
+    def __init__(self, cached: CachedFeatures):
+        self._cached = cached
+
+    def __iter__(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        values, labels = self._cached.values, self._cached.labels
+        for start in range(0, len(labels), MAX_FEATURE_BATCH):
+            batch = slice(start, start + MAX_FEATURE_BATCH)
+            yield tf.constant(values[batch], tf.float32), tf.constant(labels[batch])

@@ -16,10 +16,10 @@ from kfp_vision.training import augmentation, devices, input_pipeline
 from kfp_vision.training.features import (
     LARGEST_FEATURE,
     CachedFeatures,
+    ValidationBatches,
     cache_features,
     compute_features,
     training_batches,
-    validation_batches,
 )
 from kfp_vision.training.frozen_layers import Forward, forward_pass
 from kfp_vision.training.padding import even_batch_size
@@ -227,4 +227,4 @@ def _feed_of_features(model: Any, training: CachedFeatures, validation: CachedFe
 
     if not validation or not len(validation.labels):
         return Feed(model, batches, None)
-    return Feed(model, batches, validation_batches(validation), (training, validation))
+    return Feed(model, batches, ValidationBatches(validation), (training, validation))

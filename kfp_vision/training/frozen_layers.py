@@ -48,8 +48,14 @@ def forward_pass(
         except openvino_conversion.NotConverted as reason:
             print(f"TensorFlow computes the features, since OpenVINO does not: {reason}", flush=True)
     body = part(network)
-    forward = of_one_size(tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float16)))
-    return lambda batch: forward(batch).numpy()
+    forward = of_one_size(tf.function(lambda batch: tf.cast(body(batch, training=False), tf.float32)))
+    return lambda batch: _in_float16(forward(batch).numpy())
+
+
+def _in_float16(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Rounds features; by NumPy, since oneDNN complains on a processor without AVX-512 of a graph with float16 in it."""
+    with np.errstate(over="ignore"):  # infinite in float16; who computes them counts such
+        return features.astype(np.float16)
 
 
 def _by_openvino(network: Any, part: Callable[[Any], Any], recipe: Recipe, image_size: int, scratch: Path) -> Forward:
@@ -65,7 +71,6 @@ def _by_openvino(network: Any, part: Callable[[Any], Any], recipe: Recipe, image
 
     def forward(batch: tf.Tensor) -> npt.NDArray[np.float16]:
         (features,) = compiled.compute(batch.numpy(), OUTPUT)
-        with np.errstate(over="ignore"):  # infinite in float16; who computes them counts such
-            return features.astype(np.float16)
+        return _in_float16(features)
 
     return forward

@@ -505,7 +505,7 @@ def _fit_novelty(
 def _keep_held_out(network: Any, features: npt.NDArray[Any], settings: Mapping[str, Any]) -> HeldOut:
     """Returns validation images as an export keeps them, with the scores that it will give them."""
     _, head = split_head(network)
-    logits = tf.cast(head(tf.convert_to_tensor(features[: feeds.FEATURE_IMAGES])), tf.float32) / settings["temperature"]
+    logits = tf.cast(head(tf.constant(features[: feeds.FEATURE_IMAGES], tf.float32)), tf.float32) / settings["temperature"]
     scores = tf.sigmoid(logits) if settings.get("thresholds") else tf.nn.softmax(logits)
     return keep_held_out(features[: feeds.FEATURE_IMAGES], scores.numpy())
 

@@ -3,7 +3,10 @@
 import errno
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,3 +147,25 @@ def test_the_frozen_part_ends_where_little_leads_on(name, last):
         frozen, rest = networks.split_at(network, last)
         images = tf.random.stateless_uniform((1, 96, 96, 3), (1, 2), maxval=255.0)
         np.testing.assert_allclose(rest(frozen(images)), network(images), rtol=1e-3, atol=1e-4)
+
+
+QUIET = """
+import sys
+from pathlib import Path
+from support import shade_records, small_network
+from kfp_vision.core.crop_shapes import STRETCHED
+from kfp_vision.training import feeds
+from kfp_vision.training.trainer import Trainer, build_network
+folder = Path(sys.argv[1])
+data = feeds.FeedSource(folder / "train", folder / "validation", 32, folder, STRETCHED)
+with small_network.registered():
+    feed = feeds.feature_feed(build_network(small_network.NAME, 2, "float32", image_size=32), data, shade_records.RECIPE)
+    print(Trainer(feed.model, shade_records.RECIPE, 1.0).validate(feed.validation))
+"""
+
+
+def test_a_processor_is_given_no_graph_of_features_in_float16_of_which_onednn_complains(data, tmp_path):
+    child = {"env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", QUIET, str(tmp_path)], **child)
+    assert "validation_accuracy" in done.stdout
+    assert "DT_HALF" not in done.stderr
