@@ -287,7 +287,7 @@ def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
     _check_workers(form, advanced)
     for name in ("fine_tune", "train_last_layer_only"):
         check_type(name, form[name], bool, "true")
-    _check_optimizer(form)
+    _check_optimizer(form, advanced)
     rule = f"0 or a whole number up to {MAX_IMAGE_SIZE}"
     check_number("image_size", form["image_size"], 0, MAX_IMAGE_SIZE + 1, rule, "224", whole=True)
     for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
@@ -339,12 +339,18 @@ def _check_workers(form: Mapping[str, Any], advanced: Advanced) -> None:
         raise InputError(rule, f"workers={form['workers']:g}", "Leave it out, or set workers to 1.")
 
 
-def _check_optimizer(form: Mapping[str, Any]) -> None:
-    """Refuses `ftrl` for whole networks: its first step sets all weights to about 0, and from there no gradient leads away."""
+def _check_optimizer(form: Mapping[str, Any], advanced: Advanced) -> None:
+    """Refuses `ftrl` for whole networks: its first step sets all weights to about 0, and from there no gradient leads away.
+
+    A head that `head_steps` have trained is lost in the same way.
+    """
     if form["optimizer"] == FTRL and not form["train_last_layer_only"]:
         rule = f"optimizer={FTRL} must train the classification head alone, since it forgets the weights that it starts from"
         remedy = "Set train_last_layer_only to true, or optimizer to momentum."
         raise InputError(rule, "train_last_layer_only=false", remedy)
+    if form["optimizer"] == FTRL and advanced.head_steps:
+        rule = f"head_steps of advanced must be 0 with optimizer={FTRL}, which forgets the head that they train"
+        raise InputError(rule, str(advanced.head_steps), 'Set advanced to {"head_steps": 0}, or optimizer to momentum.')
 
 
 def _check_width(network: Network, form: Mapping[str, Any], multiplier: float) -> None:

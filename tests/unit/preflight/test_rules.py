@@ -37,6 +37,13 @@ def test_ftrl_is_rejected_for_whole_networks(fields):
     assert error_line(refusal).endswith("Set train_last_layer_only to true, or optimizer to momentum.")
 
 
+def test_ftrl_is_rejected_after_steps_of_the_head(fields):
+    given = fields | {"optimizer": "ftrl", "train_last_layer_only": True, "recipe": "quick"}
+    with pytest.raises(InputError, match=r"head_steps of advanced must be 0 with optimizer=ftrl, .*; got 1000\. Set advanced"):
+        rules.check_values(given)
+    rules.check_values(given | {"advanced": {"head_steps": 0}})
+
+
 def test_accepts_other_valid_values(fields):
     value = {
         "validation_ratio": 0,
