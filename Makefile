@@ -40,7 +40,7 @@ $(INSTALLED): setup.py pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,serve,heif,docker,completion,docs,dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## pictures in, a deployed model and its answer over HTTP out, in about two minutes
+demo: $(INSTALLED) ## pictures in, a deployed model and its answer over HTTP out, in two to three minutes
 	$(BIN)/kfp-vision run image_classification $(DEMO)
 
 serve: $(INSTALLED) ## the demo's model as a web page, and for programs, until Ctrl-C; PORT=8000
