@@ -16,7 +16,7 @@ from typing import Any
 
 from kfp_vision import PLACEHOLDER, REGISTRY
 from kfp_vision.cli import program
-from kfp_vision.core import hardware
+from kfp_vision.core import hardware, processor
 from kfp_vision.core.errors import AccessError, InputError, UnreachableError, redact
 from kfp_vision.reports.formatting import plural
 
@@ -112,7 +112,7 @@ def examine(uris: Sequence[str] = (), endpoint: str = "") -> Diagnosis:
             memory(hardware.memory()),
             cores(),
             disk(Path.cwd()),
-            arithmetic(hardware.cpu_flags()),
+            arithmetic(processor.cpu_flags()),
             gpu(),
             *extras(),
             container_images(),

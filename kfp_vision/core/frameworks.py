@@ -9,13 +9,13 @@ after.
 
 import contextlib
 
-from kfp_vision.core import hardware, hidden_imports, native_messages
+from kfp_vision.core import hidden_imports, native_messages, processor
 
 __all__ = ["BundleHeaderProto", "convert_variables_to_constants_v2", "keras", "op_def_registry", "tf"]
 
 NOT_NEEDED = frozenset({"sklearn", "pandas", "matplotlib"})
 # Without AVX TensorFlow ends the process at its import, and the reason must not be held back.
-has_no_avx = "avx" not in (hardware.cpu_flags() or {"avx"})
+has_no_avx = "avx" not in (processor.cpu_flags() or {"avx"})
 
 with hidden_imports.hide(NOT_NEEDED), contextlib.nullcontext() if has_no_avx else native_messages.dropped():
     import keras

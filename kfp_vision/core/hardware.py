@@ -5,6 +5,8 @@ import math
 import os
 from pathlib import Path
 
+from kfp_vision.core.processor import cpu_flags
+
 FAST_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 FAST_BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA Ampere, the first with bfloat16 in its matrix units
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
@@ -96,16 +98,3 @@ def count_gpus(devices: Path = Path("/dev")) -> int:
         devices: the folder of device files.
     """
     return len(list(devices.glob("nvidia[0-9]*")))
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Returns the processor's features under their Linux names; empty if unknown.
-
-    Args:
-        cpuinfo: the file to read.
-    """
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))

@@ -4,26 +4,26 @@ import os
 
 import tensorflow as tf
 
-from kfp_vision.core import hardware
+from kfp_vision.core import hardware, processor
 
 
 def test_cpu_flags_are_read_from_cpuinfo(tmp_path):
     cores = ["processor\t: 0\nflags\t\t: fpu avx2 amx_bf16 amx_tile\n", "processor\t: 1\nflags\t\t: fpu\n"]
     (tmp_path / "cpuinfo").write_text("\n".join(cores))
-    assert hardware.cpu_flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "amx_bf16", "amx_tile"}
+    assert processor.cpu_flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "amx_bf16", "amx_tile"}
 
 
 def test_a_machine_without_cpuinfo_flags_has_no_flags(tmp_path):
-    assert hardware.cpu_flags(tmp_path / "cpuinfo") == set()
+    assert processor.cpu_flags(tmp_path / "cpuinfo") == set()
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd\n")
-    assert hardware.cpu_flags(tmp_path / "cpuinfo") == set()
+    assert processor.cpu_flags(tmp_path / "cpuinfo") == set()
 
 
 def test_without_a_gpu_the_precision_depends_on_the_cpu_flags():
     if tf.config.get_visible_devices("GPU"):
         assert hardware.precision() in ("bfloat16", "float32")
     else:
-        fast = bool(hardware.cpu_flags() & {"amx_bf16", "avx512_bf16"})
+        fast = bool(processor.cpu_flags() & {"amx_bf16", "avx512_bf16"})
         assert hardware.precision() == ("bfloat16" if fast else "float32")
 
 

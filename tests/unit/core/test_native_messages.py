@@ -42,6 +42,6 @@ def test_tensorflow_is_imported_without_a_word():
 def test_what_tensorflow_says_before_it_ends_a_process_is_not_held_back():
     """Its import does so on a processor without AVX; here it only says less."""
     program = (
-        "from kfp_vision.core import hardware\nhardware.cpu_flags = lambda: {'sse4_2'}\nimport kfp_vision.core.frameworks\n"
+        "from kfp_vision.core import processor\nprocessor.cpu_flags = lambda: {'sse4_2'}\nimport kfp_vision.core.frameworks\n"
     )
     assert "port.cc" in stderr_of(program)
