@@ -101,7 +101,7 @@ class ProgressView(io.TextIOBase):
             self._phase = after
 
     def _start_stage(self, stage: str) -> None:
-        if self.ended and stage != LAST_STAGE:
+        if self.ended and self.turns[stage] and stage != LAST_STAGE:  # KFP itself holds back all but the turns of a loop
             raise RunEnded
         self.stage, self._started_at, self._error, self._phase = stage, time.perf_counter(), "", _Phase.OUTPUT
         self.turns[stage] += 1
