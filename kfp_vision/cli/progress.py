@@ -11,7 +11,7 @@ from typing import TextIO
 from kfp_vision.core import native_messages
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import outcome, results
-from kfp_vision.reports.run_state import LAST_STAGE, FailedStage
+from kfp_vision.reports.run_state import FailedStage
 
 COLOR_CODES = re.compile(r"\x1b\[\d+m")
 STAGE_STARTED = re.compile(r"Executing task '([\w-]+)'")
@@ -21,7 +21,11 @@ NOISE = re.compile(rf"\[KFP Executor|{native_messages.NOISE.pattern}")
 
 
 class RunEnded(BaseException):
-    """A stage was about to start although the run has ended. KFP starts all turns of a loop, whatever becomes of the first."""
+    """Another turn of a stage was about to start although the run has ended.
+
+    KFP holds back what depends on a stage that failed, and runs what does not, but starts all turns of a loop, whatever becomes
+    of the first.
+    """
 
 
 class _Phase(Enum):
@@ -48,7 +52,7 @@ class ProgressView(io.TextIOBase):
         stage: the latest stage.
         failed: the failed stages, each with its last line.
         stopped: whether the run was told to stop, which explains a stage that ends without a reason.
-        ended: whether no stage may start any more but the last, which reports how the run ended.
+        ended: whether no stage may start another turn any more, as a stage has failed or the run was told to stop.
     """
 
     def __init__(self, shown: TextIO, log: TextIO, stages: int, debug: bool):
@@ -64,7 +68,7 @@ class ProgressView(io.TextIOBase):
         """Logs text and shows the progress that its complete lines report.
 
         Raises:
-            RunEnded: a stage was about to start after the end of the run.
+            RunEnded: another turn of a stage was about to start after the end of the run.
         """
         self.log.write(text)
         if self.debug:
@@ -101,7 +105,7 @@ class ProgressView(io.TextIOBase):
             self._phase = after
 
     def _start_stage(self, stage: str) -> None:
-        if self.ended and self.turns[stage] and stage != LAST_STAGE:  # KFP itself holds back all but the turns of a loop
+        if self.ended and self.turns[stage]:
             raise RunEnded
         self.stage, self._started_at, self._error, self._phase = stage, time.perf_counter(), "", _Phase.OUTPUT
         self.turns[stage] += 1

@@ -41,11 +41,17 @@ def test_counts_the_iterations_of_a_loop_as_one_stage(tmp_path):
     assert display.turns == {"train_trial": 2}
 
 
-def test_only_the_last_stage_starts_after_a_failure(tmp_path):
+def test_no_other_turn_of_a_stage_starts_after_a_failure(tmp_path):
     with pytest.raises(progress.RunEnded):
         view(tmp_path, STARTED, FAILED, STARTED)
-    display, _ = view(tmp_path, STARTED, FAILED, STARTED.replace("train-trial", "report-outcome"))
-    assert display.stage == "report_outcome"
+
+
+@pytest.mark.parametrize(
+    "stage", ["report-outcome", "partition-records"]
+)  # the last, and one that needs none of the failed one
+def test_other_stages_start_after_a_failure(tmp_path, stage):
+    display, _ = view(tmp_path, STARTED, FAILED, STARTED.replace("train-trial", stage))
+    assert display.stage == stage.replace("-", "_")
 
 
 @pytest.mark.parametrize(
