@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from kfp_vision.dataset.table import SPLITS
+from kfp_vision.dataset.table import SPLITS, TEST, TRAIN, VALIDATION
 
 LEAST_PAIR_IMAGES = 20  # of a pair that is to keep the ratios
 MAX_PAIRS = 5000  # the most frequent ones
@@ -22,7 +22,6 @@ SWEEPS = 4
 # A change of split must bring this much: about twice the share of a label's images by which it may stay off the ratios. With
 # less, balance is better, but more images change their split when the data grows by 1 %: 13 % of them with 0, 3 % with 0.03.
 LEAST_GAIN = 0.03
-TRAIN, VALIDATION, TEST = SPLITS
 NO_LABEL = ""  # stands for the images without labels, which keep the ratios as if that were one
 
 

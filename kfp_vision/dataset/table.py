@@ -18,7 +18,7 @@ from kfp_vision.reports.formatting import plural
 from kfp_vision.storage import atomic
 
 CLASSIFICATION, DETECTION = "classification", "detection"
-SPLITS = ("train", "validation", "test")  # an image in several splits is used in the last of them only
+SPLITS = TRAIN, VALIDATION, TEST = "train", "validation", "test"  # an image in several is used in the last of them only
 MAX_SAMPLES, SAMPLES_PER_CLASS = 300, 6  # on a page
 MAX_NAMED = 10  # names in a note; the rest is only counted
 FIRST_NAMES = 3  # names in a line of output

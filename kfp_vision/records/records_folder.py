@@ -20,7 +20,7 @@ from kfp_vision.core import json_text, threads
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset.label_map import write_labels
-from kfp_vision.dataset.table import SPLITS
+from kfp_vision.dataset.table import SPLITS, TEST, TRAIN, VALIDATION
 from kfp_vision.records import tfrecord
 from kfp_vision.records.example import CLASS_FIELD, RecordFields, decode_example, decode_fields, example_message
 from kfp_vision.records.tfrecord import FRAME_FOOT, FRAME_HEAD, INTACT_RULE, REWRITE_REMEDY, TFRECORD_SUFFIX, Shard
@@ -30,7 +30,6 @@ from kfp_vision.storage import atomic, base, reading, unwritable, uris
 RECORDS_FILE = "records.json"
 LABELS_PER_IMAGE = "labels_per_image"  # key of it, only if images have several
 HASHED_BYTES = 1 << 20  # bytes at each end of a file
-TRAIN, VALIDATION, TEST = SPLITS
 READER_THREADS = 8  # files read at a time: reading is bound by the disk, not by the cores
 
 
@@ -288,10 +287,10 @@ def copy_records(uri: str, outputs: dict[str, Path], label_map: Path) -> dict[st
             found[TEST] = TEST, empty
         for split in SPLITS:
             verify_records(staging[split], f"{uri}/{found[split][0]}")
-        _check_has_classes(staging["train"], uri)
+        _check_has_classes(staging[TRAIN], uri)
         with atomic.replacing(label_map) as labels:
             labels.mkdir()
-            write_labels(labels, found["train"][1].labels, several=found["train"][1].several)
+            write_labels(labels, found[TRAIN][1].labels, several=found[TRAIN][1].several)
     for split, (_, info) in found.items():
         print(f"{split}: {info.images} images in {plural(len(info.shards), 'shard', 'shards')}", flush=True)
     return {split: info for split, (_, info) in found.items()}
