@@ -12,10 +12,15 @@ from kfp_vision.storage import mapped_arrays
 SMALL_DISK = Path("/dev/shm")
 
 
-def test_all_of_the_file_has_room(tmp_path):
+@pytest.mark.parametrize("system_call", [True, False], ids=["Linux", "macOS"])
+def test_all_of_the_file_has_room(system_call, tmp_path, monkeypatch):
+    if not system_call:
+        monkeypatch.delattr(os, "posix_fallocate")
+        monkeypatch.setattr(mapped_arrays, "ZEROS_AT_A_TIME", 1000)
     array = mapped_arrays.create(tmp_path / "a.npy", np.float16, (300, 1000))
     status = (tmp_path / "a.npy").stat()
     assert status.st_blocks * 512 >= status.st_size
+    assert array.shape == (300, 1000) and not array.any()
     array[299] = 2
     array.flush()
     assert np.load(tmp_path / "a.npy").sum() == 2000
