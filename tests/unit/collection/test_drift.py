@@ -209,7 +209,9 @@ def test_too_few_answers_give_no_verdict(version, tmp_path, capfd):
         "no verdict on drift: 49 answers of flowers are collected, and 50 are needed; "
         "82 answers were given by flowers version 2, trees version 3"
     )
-    assert f"outcome: {words}\n" in capfd.readouterr().out and words in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert f"outcome: {words}\n" in capfd.readouterr().out and words in page
+    assert "49 answers of version 3" in page and "compared with" not in page
 
 
 def test_a_wrong_input_is_one_line(version, tmp_path):
