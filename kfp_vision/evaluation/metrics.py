@@ -171,10 +171,14 @@ def top_k_accuracy(predictions: Predictions, k: int) -> float:
         k: number of most probable classes that count as predicted.
 
     Returns:
-        The share of the images whose label is among the `k` most probable classes, 0 to 1.
+        The share of the images whose label is among the `k` most probable classes, 0 to 1; of equally probable ones the first
+        count, as in what a server answers.
     """
-    of_label = np.take_along_axis(predictions.probabilities, predictions.labels[:, None], 1)
-    return float(np.mean((predictions.probabilities > of_label).sum(1) < k))
+    probabilities, label = predictions.probabilities, predictions.labels[:, None]
+    of_label = np.take_along_axis(probabilities, label, 1)
+    is_before = np.arange(probabilities.shape[1]) < label
+    ranks = ((probabilities > of_label) | ((probabilities == of_label) & is_before)).sum(1)
+    return float(np.mean(ranks < k))
 
 
 def confused_pairs(matrix: npt.NDArray[np.integer[Any]], labels: list[str]) -> list[dict[str, Any]]:

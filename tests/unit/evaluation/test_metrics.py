@@ -98,6 +98,22 @@ def test_top_k_accuracy():
     assert metrics.classification_metrics(answers, list("abcdef")).top_5_accuracy == 0.5
 
 
+def test_of_equal_scores_the_first_count_as_in_the_answers_of_a_server():
+    scores = np.random.default_rng(0).integers(0, 4, (200, 9)) / 4
+    labels = np.random.default_rng(1).integers(0, 9, 200)
+    answers = answers_of(labels.tolist(), scores.tolist())
+    for k in (1, 3, 5, 9):
+        best = [sorted(range(9), key=lambda number: -row[number])[:k] for row in scores]
+        expected = np.mean([label in named for label, named in zip(labels, best, strict=True)])
+        assert metrics.top_k_accuracy(answers, k) == pytest.approx(expected)
+    assert metrics.top_k_accuracy(answers, 1) == pytest.approx(answers.correct.mean())
+
+
+def test_a_model_that_names_one_class_with_certainty_has_no_label_among_its_best():
+    certain = answers_of([7, 8, 9], [[1.0] + [0.0] * 9] * 3)
+    assert metrics.top_k_accuracy(certain, 5) == 0
+
+
 def test_confused_pairs(figures):
     assert figures.confused_pairs == [
         {"label": "a", "prediction": "b", "images": 1, "share": 0.25},
