@@ -29,7 +29,7 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from kfp_vision.cli import outputs, progress
-from kfp_vision.core import advanced, subprocesses
+from kfp_vision.core import advanced, children, subprocesses
 from kfp_vision.core.errors import InputError
 from kfp_vision.preflight import checks
 from kfp_vision.reports import outcome
@@ -106,14 +106,19 @@ def check_fields(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[st
         The outputs of the first stage, such as recipe.
 
     Raises:
-        InputError: the one that the first stage would end with.
+        InputError: the one that the first stage would end with; or the check was killed, say for lack of memory.
     """
     (check,) = checks.CHECKS.keys() & set(stage_names(pipeline))
     command = [sys.executable, "-m", "kfp_vision.preflight.checks", check]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1]
-        raise InputError.from_line(last if last.startswith(InputError.PREFIX) else f"{InputError.PREFIX}{last}")
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        if lines and lines[-1].startswith(InputError.PREFIX):
+            raise InputError.from_line(lines[-1])
+        reason = children.describe_failure(done.returncode, lines)
+        found = reason if lines and done.returncode > 0 else f"a process that {reason}"
+        remedy = "See that it has enough memory, and start the run again."
+        raise InputError("the check of the fields must finish", found, remedy)
     checked: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return checked
 

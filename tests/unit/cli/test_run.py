@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +30,26 @@ def test_a_drift_of_the_deployed_version_makes_a_run_necessary(tmp_path, capfd, 
     values = run.complete_form(PIPELINES["image_classification"], form)
     assert run.is_unchanged(run.form_defaults(PIPELINES["image_classification"]) | values, RECIPE) is not drifted
     assert ("flowers has drifted" in capfd.readouterr().out) is drifted
+
+
+@pytest.mark.parametrize(
+    ("ending", "line"),
+    [
+        ("kill -9 $$", "got a process that was killed, for lack of memory perhaps."),
+        ("echo warning >&2; kill -9 $$", "got a process that was killed, for lack of memory perhaps."),
+        ("exit 3", "got a process that ended with exit code 3."),
+        ("echo 'KeyError: 7' >&2; exit 1", "got KeyError: 7."),
+    ],
+)
+def test_a_check_of_the_fields_that_does_not_finish_is_one_line(tmp_path, monkeypatch, ending, line):
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\ncat >/dev/null\n{ending}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(InputError) as caught:
+        run.check_fields(PIPELINES["image_classification"], {})
+    rule = "error: the check of the fields must finish; "
+    assert str(caught.value) == f"{rule}{line} See that it has enough memory, and start the run again."
 
 
 @pytest.fixture
