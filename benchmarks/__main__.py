@@ -22,6 +22,7 @@ NAMES = (
     "workers",
     "sweep",
     "learn",
+    "quick",
     "serve",
     "engines",
     "retrieval",

@@ -138,10 +138,8 @@ def test_a_measurement_in_its_own_process_gives_seconds_and_memory(tmp_path):
 def test_rejects_an_unknown_benchmark_in_one_line():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "sing"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    names = (
-        "convert, scale, stratification, train, slow_disk, workers, sweep, learn, serve, engines, retrieval, search, explain, "
-    )
-    names += "unknown, collect, drift, review, gpu"
+    names = "convert, scale, stratification, train, slow_disk, workers, sweep, learn, quick, serve, engines, retrieval, "
+    names += "search, explain, unknown, collect, drift, review, gpu"
     assert done.stderr == f"error: a benchmark must be one of {names}; got sing. Take one of these.\n"
 
 
@@ -152,6 +150,7 @@ def test_without_a_gpu_its_benchmark_says_so_in_one_line():
     assert (done.returncode, done.stdout) == (0, "no GPU is visible to TensorFlow: nothing is measured\n")
 
 
+@pytest.mark.usefixtures("small_network_registered")
 def test_the_training_rate_is_measured_between_its_events(tmp_path, monkeypatch, capsys):
     sample_images.pictures(tmp_path / "data" / "flower_photos", classes=2, each=3)
     monkeypatch.setenv("KFP_VISION_DATA", str(tmp_path / "data"))
@@ -159,7 +158,7 @@ def test_the_training_rate_is_measured_between_its_events(tmp_path, monkeypatch,
     monkeypatch.setattr(training_stage, "WARM_UP", 1)
     training_stage.prepare(tmp_path)
     start = time.perf_counter()
-    training_stage.main(str(tmp_path), "2")
+    training_stage.main(str(tmp_path), "2", network=small_network.NAME)
     seconds = time.perf_counter() - start
     assert float(capsys.readouterr().out) > 2 * 3 / seconds  # three steps of two images between the first and the last event
     assert (tmp_path / "model" / "classifier.keras").exists()

