@@ -150,6 +150,35 @@ def to_batch(shown: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(centred.copy()).permute(0, 3, 1, 2)
 
 
+def measure_accuracy(
+    model: nn.Module,
+    to_input: Callable[[npt.NDArray[np.uint8]], torch.Tensor],
+    pixels: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    half: bool,
+) -> float:
+    """Classifies the middle of images.
+
+    Args:
+        model: from the network's input to logits; is set to inference.
+        to_input: converts images, uint8 (n, 224, 224, 3), to the network's input.
+        pixels: uint8 (n, 256, 256, 3).
+        labels: int64 (n,), class numbers.
+        half: whether to compute in bfloat16.
+
+    Returns:
+        The share of the images that are classified correctly.
+    """
+    edge = (KEPT - SHOWN) // 2
+    middle, right = pixels[:, edge : edge + SHOWN, edge : edge + SHOWN], 0
+    model.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        for at in range(0, len(labels), INFERENCE):
+            predicted = model(to_input(middle[at : at + INFERENCE])).argmax(1).numpy()
+            right += int((predicted == labels[at : at + INFERENCE]).sum())
+    return right / len(labels)
+
+
 def main(
     *,
     train: str,
@@ -194,14 +223,8 @@ def main(
         optimizer.zero_grad()
         functional.cross_entropy(logits.float(), torch.from_numpy(labels[chosen])).backward()
         optimizer.step()
-    edge = (KEPT - SHOWN) // 2
-    middle, right = unseen[:, edge : edge + SHOWN, edge : edge + SHOWN], 0
-    model.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        for at in range(0, len(truth), INFERENCE):
-            predicted = model(to_batch(middle[at : at + INFERENCE])).argmax(1).numpy()
-            right += int((predicted == truth[at : at + INFERENCE]).sum())
-    print(json.dumps({"accuracy": right / len(truth), "seconds": time.perf_counter() - start}))
+    accuracy = measure_accuracy(model, to_batch, unseen, truth, half)
+    print(json.dumps({"accuracy": accuracy, "seconds": time.perf_counter() - start}))
 
 
 if __name__ == "__main__":
