@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -48,12 +49,26 @@ def run() -> list[Figure]:
     with tempfile.TemporaryDirectory() as scratch:
         split = split_folds(photographs.write_copies(Path(scratch, "all"), 1), rounds())
         pairs = [(run_ours(fold, weights), run_peer(fold, weights)) for fold in split]
-    name = f"{peers.TORCH[0].replace('==', ' ')}, {hardware.precision()}, the same recipe"
+    return report_learned("fine_tuning", "the same recipe", pairs)
+
+
+def report_learned(benchmark: str, alike: str, pairs: Sequence[tuple[Learned, Learned]]) -> list[Figure]:
+    """Reports accuracies in their mean, and seconds in their median.
+
+    Args:
+        benchmark: name of the measurement of the seconds; that of the accuracies has `_accuracy` after it.
+        alike: what ours and PyTorch have in common.
+        pairs: ours and PyTorch's of each split.
+
+    Returns:
+        Both figures.
+    """
+    name = f"{peers.TORCH[0].replace('==', ' ')}, {hardware.precision()}, {alike}"
     accuracies = [(100 * mine.accuracy, 100 * other.accuracy) for mine, other in pairs]
     seconds = [(mine.seconds, other.seconds) for mine, other in pairs]
     return [
-        report("fine_tuning_accuracy", name, "%", accuracies, middle=statistics.mean),
-        report("fine_tuning", name, "s", seconds, less=True),
+        report(f"{benchmark}_accuracy", name, "%", accuracies, middle=statistics.mean),
+        report(benchmark, name, "s", seconds, less=True),
     ]
 
 

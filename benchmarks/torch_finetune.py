@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,47 @@ def to_batch(shown: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(centred.copy()).permute(0, 3, 1, 2)
 
 
+def draw_batches(
+    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> Iterator[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
+    """Yields endless batches of augmented images and their labels, in a new random order in each epoch.
+
+    Args:
+        pixels: uint8 (n, 256, 256, 3).
+        labels: int64 (n,), class numbers.
+        batch_size: images per batch.
+        rng: source of randomness.
+
+    Yields:
+        uint8 (batch, 224, 224, 3) and int64 (batch,).
+    """
+    order: list[int] = []
+    while True:
+        if len(order) < batch_size:
+            order = list(rng.permutation(len(labels)))
+        chosen, order = order[:batch_size], order[batch_size:]
+        yield np.stack([augment(pixels[number], rng) for number in chosen]), torch.from_numpy(labels[chosen])
+
+
+def take_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, labels: torch.Tensor, half: bool
+) -> None:
+    """Takes a step of the training.
+
+    Args:
+        model: from `inputs` to logits.
+        optimizer: of its weights.
+        inputs: of a batch.
+        labels: int64 (batch,), class numbers.
+        half: whether to compute in bfloat16.
+    """
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        logits = model(inputs)
+    optimizer.zero_grad()
+    functional.cross_entropy(logits.float(), labels).backward()
+    optimizer.step()
+
+
 def measure_accuracy(
     model: nn.Module,
     to_input: Callable[[npt.NDArray[np.uint8]], torch.Tensor],
@@ -211,18 +252,12 @@ def main(
     model = build_network(np.load(weights), stem, blocks, int(labels.max()) + 1)
     optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=MOMENTUM, nesterov=True)
     warm = max(1, round(WARM_UP * steps))
-    order: list[int] = []
+    batches = draw_batches(pixels, labels, batch_size, rng)
     for step in range(1, steps + 1):
         share = step / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
         optimizer.param_groups[0]["lr"] = learning_rate * share
-        if len(order) < batch_size:
-            order = list(rng.permutation(len(labels)))
-        chosen, order = order[:batch_size], order[batch_size:]
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = model(to_batch(np.stack([augment(pixels[number], rng) for number in chosen])))
-        optimizer.zero_grad()
-        functional.cross_entropy(logits.float(), torch.from_numpy(labels[chosen])).backward()
-        optimizer.step()
+        shown, named = next(batches)
+        take_step(model, optimizer, to_batch(shown), named, half)
     accuracy = measure_accuracy(model, to_batch, unseen, truth, half)
     print(json.dumps({"accuracy": accuracy, "seconds": time.perf_counter() - start}))
 
