@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import training_stage
 from kfp_vision.core.advanced import Advanced
@@ -21,16 +22,15 @@ from kfp_vision.training import train
 from kfp_vision.training.recipe import Recipe
 
 
-def main(*, folder: str, weights: str, network: str, steps: int, batch_size: int, learning_rate: float) -> None:
+def main(*, folder: str, weights: str, network: str, fields: dict[str, Any], advanced: dict[str, Any]) -> None:
     """Converts the images, trains, and evaluates the export on the held-out images.
 
     Args:
         folder: folder with class folders in `train` and `test`.
         weights: a checkpoint of the network, such as Caffe's .npz file of GoogLeNet; or `imagenet`.
         network: name of the network.
-        steps: number of training steps.
-        batch_size: images per step.
-        learning_rate: peak learning rate.
+        fields: the other fields of the form that shape a training.
+        advanced: fields of `advanced`.
     """
     start = time.perf_counter()
     recipe = Recipe(
@@ -38,22 +38,11 @@ def main(*, folder: str, weights: str, network: str, steps: int, batch_size: int
         fine_tune=True,
         checkpoint_uri=weights,
         train_last_layer_only=False,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        train_steps=steps,
-        optimizer="momentum",
-        learning_rate_schedule="cosine",
         image_size=NETWORKS[network].image_size,
         gpu_count=0,
         model_name="benchmark",
-        advanced=Advanced(
-            warmup_steps=max(1, steps // 10),
-            weight_decay=0.0,
-            # No color augmentation, as in the peer.
-            max_brightness_delta=0.0,
-            lower_saturation=1.0,
-            upper_saturation=1.0,
-        ),
+        advanced=Advanced(**advanced),
+        **fields,
     )
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         root = Path(scratch)

@@ -5,13 +5,12 @@ deployment. PyTorch trains all layers of EfficientNet-Lite0 for as long as makes
 """
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks import learn, peers, photographs
-from benchmarks.learn import FOLDS, Learned, report_learned, split_folds
+from benchmarks.learn import FOLDS, Learned, print_pair, report_learned, split_folds
 from benchmarks.measure import Figure
 from benchmarks.pipeline_run import run_pipeline
 from kfp_vision.core import hardware
@@ -28,17 +27,11 @@ def run() -> list[Figure]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         split = split_folds(photographs.write_copies(Path(scratch, "all"), 1), FOLDS)
-        pairs = [_run_both(fold) for fold in split]
+        pairs = []
+        for fold in split:
+            mine = run_quick(fold)
+            pairs.append(print_pair(fold.name, mine, run_peer(fold, mine.seconds / SHARE)))
     return report_learned("quick", "the same weights", pairs)
-
-
-def _run_both(fold: Path) -> tuple[Learned, Learned]:
-    """Returns ours and the peer's on a fold, and prints both on stderr, since five take long."""
-    mine = run_quick(fold)
-    pair = mine, run_peer(fold, mine.seconds / SHARE)
-    words = [f"{100 * one.accuracy:.1f} % in {one.seconds:.0f} s" for one in pair]
-    print(f"{fold.name}: ours {words[0]}, PyTorch {words[1]}", file=sys.stderr, flush=True)
-    return pair
 
 
 def run_quick(fold: Path) -> Learned:

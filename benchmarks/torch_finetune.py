@@ -2,7 +2,7 @@
 
 Runs in its own environment (see `peers`). Written as an engineer would by hand: all images are decoded once and kept at 256 x
 256, augmented with NumPy and Pillow between steps, and trained on in channels last and optionally bfloat16, with Nesterov
-momentum and a cosine schedule. The weights are Caffe's, an .npz file.
+momentum or none. The weights are Caffe's, an .npz file.
 """
 
 import json
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 MEAN = (123.0, 117.0, 104.0)  # red, green, blue
 KEPT, SHOWN = 256, 224  # side in pixels of stored images and of the network's input
-MOMENTUM, WARM_UP, DROPOUT, INFERENCE = 0.9, 0.1, 0.4, 64
+DROPOUT, INFERENCE = 0.4, 64
 
 
 class ChannelNorm(nn.Module):
@@ -227,9 +227,10 @@ def main(
     weights: str,
     stem: list[int],
     blocks: dict[str, list[int]],
-    steps: int,
+    rates: list[float],
     batch_size: int,
-    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
     half: bool,
 ) -> None:
     """Trains on one folder, evaluates on another, and prints the accuracy and the total seconds.
@@ -240,9 +241,10 @@ def main(
         weights: Caffe's weights, an .npz file.
         stem: output channels of the stem's three convolutions.
         blocks: output channels of each block's six convolutions by name of the block.
-        steps: number of steps.
+        rates: learning rate of each step.
         batch_size: images per step.
-        learning_rate: peak learning rate.
+        momentum: Nesterov's; 0 for none.
+        weight_decay: L2 penalty of all weights: this times a weight is added to its gradient.
         half: whether to compute in bfloat16.
     """
     start = time.perf_counter()
@@ -250,12 +252,12 @@ def main(
     rng = np.random.default_rng(0)
     (pixels, labels), (unseen, truth) = decode_images(Path(train)), decode_images(Path(test))
     model = build_network(np.load(weights), stem, blocks, int(labels.max()) + 1)
-    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=MOMENTUM, nesterov=True)
-    warm = max(1, round(WARM_UP * steps))
+    optimizer = torch.optim.SGD(
+        model.parameters(), rates[0], momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay
+    )
     batches = draw_batches(pixels, labels, batch_size, rng)
-    for step in range(1, steps + 1):
-        share = step / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-        optimizer.param_groups[0]["lr"] = learning_rate * share
+    for rate in rates:
+        optimizer.param_groups[0]["lr"] = rate
         shown, named = next(batches)
         take_step(model, optimizer, to_batch(shown), named, half)
     accuracy = measure_accuracy(model, to_batch, unseen, truth, half)

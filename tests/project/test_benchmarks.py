@@ -234,6 +234,13 @@ def test_every_distinct_image_is_held_out_in_exactly_one_fold(tmp_path):
     assert len(held_out) == len(set(held_out)) == distinct
 
 
+def test_both_programs_are_given_the_rates_of_the_recipe():
+    short, tutorial = learn.SHORT.rates(600), learn.TUTORIAL.rates(600)
+    assert len(short) == 300 and short[29:31] == [0.002, 0.002] and short[0] < 1e-4 > short[-1] > 0
+    # 600 images in batches of 16 are 37.5 steps, and TF-Slim decays by 0.94 every two epochs.
+    assert len(tutorial) == 1000 and set(tutorial[:75]) == {0.0025} and set(tutorial[75:150]) == {0.0025 * 0.94}
+
+
 def test_a_fine_tuning_is_evaluated_on_held_out_images(tmp_path, real_data, capsys):
     for side, first in (("train", 1), ("test", 7)):
         for label in ("bellcup", "globelet"):
@@ -243,8 +250,8 @@ def test_a_fine_tuning_is_evaluated_on_held_out_images(tmp_path, real_data, caps
                 (tmp_path / "fold" / side / label / f"{number}.jpg").write_bytes(image)
     weights = str(real_data / "googlenet" / "bvlc_googlenet.npz")
     start = time.perf_counter()
-    options = {"weights": weights, "network": "googlenet", "steps": 3, "batch_size": 4, "learning_rate": 0.002}
-    fine_tuning.main(folder=str(tmp_path / "fold"), **options)
+    fields = learn.TUTORIAL.fields | {"train_steps": 3, "batch_size": 4}
+    fine_tuning.main(folder=str(tmp_path / "fold"), weights=weights, network="googlenet", fields=fields, advanced={})
     result = learn.Learned(**json.loads(capsys.readouterr().out))
     assert result.accuracy in [right / 8 for right in range(9)]
     assert 0 < result.seconds <= time.perf_counter() - start
