@@ -19,6 +19,7 @@ def check_search(
     test_ratio: float,
     deploy_to: str,
     partitions: int,
+    advanced: dict,
 ) -> None:
     """Validates the run form before any data moves: rejects invalid values, and images, a model or an index that do not exist.
 
@@ -26,8 +27,8 @@ def check_search(
     """
     fields = dict(locals())
     from kfp_vision.preflight import checks
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
     from kfp_vision.storage.retry import CHECK_SECONDS
 
-    retry.wait_for_stores(at_most=CHECK_SECONDS)
+    reading_settings.apply(advanced, at_most=CHECK_SECONDS)
     checks.check_search(fields)

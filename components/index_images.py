@@ -10,6 +10,7 @@ def index_images(
     index_uri: str,
     partition: int,
     partitions: int,
+    advanced: dict,
     part: dsl.Output[dsl.Artifact],
 ) -> None:
     """Computes the embeddings of one partition of the images for an index.
@@ -20,6 +21,7 @@ def index_images(
         index_uri: earlier index whose embeddings are reused for images that it already contains; empty for none.
         partition: number of this partition, from 0.
         partitions: number of partitions; join_index merges them.
+        advanced: advanced settings; uses name_encoding, store_wait_seconds.
 
     Returns:
         part: Folder with embeddings and thumbnails of the partition's images, and a list of rejected images. It carries no
@@ -28,7 +30,9 @@ def index_images(
     from pathlib import Path
 
     from kfp_vision.search import build
+    from kfp_vision.storage import reading_settings
 
+    reading_settings.apply(advanced)
     which = {"partition": partition, "partitions": partitions}
     table, folder = Path(images.path), Path(model.path)
     build.index_images(table, folder, index_uri, part=Path(part.path), **which)

@@ -9,6 +9,7 @@ def search_images(
     queries_uri: str,
     nearest: int,
     label: str,
+    advanced: dict,
     found: dsl.Output[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
 ) -> None:
@@ -19,6 +20,7 @@ def search_images(
         queries_uri: query images: an image, folder, archive, or sample.
         nearest: number of results per query image.
         label: search images with this label only; empty for all.
+        advanced: advanced settings; uses name_encoding, store_wait_seconds.
 
     Returns:
         found: Table with query, rank, path, label and similarity.
@@ -27,6 +29,8 @@ def search_images(
     from pathlib import Path
 
     from kfp_vision.search import query
+    from kfp_vision.storage import reading_settings
 
+    reading_settings.apply(advanced)
     outputs = {"table": Path(found.path), "page": Path(page.path)}
     found.metadata.update(query.search_images(Path(index.path), queries_uri, count=nearest, label=label, **outputs))

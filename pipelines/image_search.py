@@ -36,6 +36,7 @@ def image_search(
     test_ratio: float = 0.0,
     deploy_to: str = "none",
     partitions: int = 1,
+    advanced: dict = {},  # noqa: B006
 ) -> None:
     """Builds a similarity index of images, searches it, and audits it for near-duplicates and label issues.
 
@@ -54,6 +55,7 @@ def image_search(
         test_ratio: share of each class that a training would hold out for the final test, from 0 to 1.
         deploy_to: deployed model of model_uri, local or in a bucket, whose servers shall search the index; none for nowhere.
         partitions: number of machines that compute embeddings in parallel.
+        advanced: advanced settings of the data; see docs/reference/fields.md.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
@@ -61,14 +63,16 @@ def image_search(
         fingerprint = fingerprinted(fields, after=checked)
         fetched = fetch_embedder(model_uri=model_uri, network=network, checkpoint_uri=checkpoint_uri).after(checked)
         model = fetched.outputs["model"]
-        listed = list_images(fingerprint=fingerprint, images_uri=images_uri, labels=labels, partitions=partitions)
+        data = {"images_uri": images_uri, "labels": labels, "partitions": partitions, "advanced": advanced}
+        listed = list_images(fingerprint=fingerprint, **data)
         with named(dsl.ParallelFor(listed.outputs["Output"], name="partitions")) as partition:
-            inputs = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
+            inputs = {"index_uri": index_uri, "partition": partition, "partitions": partitions, "advanced": advanced}
             part = index_images(model=model, images=listed.outputs["images"], **inputs)
         indexed = join_index(parts=dsl.Collected(part.outputs["part"]), model=model)
         equipped(fetched, listed, part, indexed)
         with named(dsl.If(queries_uri != "", name="search")):
-            equipped(search_images(index=indexed.outputs["index"], queries_uri=queries_uri, nearest=nearest, label=label))
+            wanted = {"queries_uri": queries_uri, "nearest": nearest, "label": label, "advanced": advanced}
+            equipped(search_images(index=indexed.outputs["index"], **wanted))
         with named(dsl.If(audit == True, name="audit")):  # noqa: E712
             ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
             equipped(audit_images(index=indexed.outputs["index"], **ratios))

@@ -15,7 +15,14 @@ from docstring_parser import parse
 from kfp.dsl.graph_component import GraphComponent
 
 from kfp_vision.components.container_images import GPU_IMAGE
-from kfp_vision.core.advanced import ADVANCED_CHOICES, ADVANCED_DEFAULTS, ADVANCED_RULES, PREPARATION_ADVANCED, Advanced
+from kfp_vision.core.advanced import (
+    ADVANCED_CHOICES,
+    ADVANCED_DEFAULTS,
+    ADVANCED_RULES,
+    PREPARATION_ADVANCED,
+    SEARCH_ADVANCED,
+    Advanced,
+)
 from kfp_vision.core.errors import InputError
 from kfp_vision.networks import TF_SLIM_INCEPTION_V1
 from kfp_vision.pipelines import PIPELINES
@@ -78,7 +85,8 @@ def render_pages(parser: argparse.ArgumentParser) -> dict[Path, str]:
         "commands": partial(command_descriptions, parser),
     }
     tables["recipes"] = recipes_table
-    tables["advanced of prepare_records"] = lambda: ", ".join(f"`{name}`" for name in PREPARATION_ADVANCED)
+    for name, known in (("prepare_records", PREPARATION_ADVANCED), ("image_search", SEARCH_ADVANCED)):
+        tables[f"advanced of {name}"] = partial(", ".join, [f"`{field}`" for field in known])
     tables |= {f"fields of {name}": partial(fields_table, pipeline) for name, pipeline in PIPELINES.items()}
 
     def fill(file: Path, match: re.Match[str]) -> str:

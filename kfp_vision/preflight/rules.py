@@ -2,10 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kfp_vision.core.advanced import PREPARATION_ADVANCED, Advanced
+from kfp_vision.core.advanced import PREPARATION_ADVANCED, SEARCH_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import (
     MAX_NEAREST,
@@ -191,10 +191,7 @@ def check_preparation_values(form: Mapping[str, Any]) -> Advanced:
     """
     check_choices(form, PREPARATION_CHOICES)
     advanced = _check_data(form)
-    for name in form["advanced"]:
-        if name not in PREPARATION_ADVANCED:
-            rule = f"advanced of prepare_records must hold known names only ({', '.join(PREPARATION_ADVANCED)})"
-            raise InputError(rule, name, suggest_name(name, list(PREPARATION_ADVANCED)))
+    _check_known_advanced("prepare_records", form["advanced"], PREPARATION_ADVANCED)
     if form["task"] != "classification":
         if form["labels"] != ONE:
             rule = f"labels must be {ONE} unless task=classification"
@@ -267,6 +264,9 @@ def check_search_values(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     check_choices(form, SEARCH_CHOICES)
+    advanced = Advanced.parse(form["advanced"])
+    _check_known_advanced("image_search", form["advanced"], SEARCH_ADVANCED)
+    _check_separator(form, advanced)
     for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label", "deploy_to"):
         check_type(name, form[name], str, '"somewhere"')
     rule = f"a whole number from 1 to {MAX_NEAREST}"
@@ -372,10 +372,22 @@ def _check_data(form: Mapping[str, Any]) -> Advanced:
     for name in ("leave_out_uri", "labels_uri"):
         check_type(name, form[name], str, '"somewhere"')
     advanced = Advanced.parse(form["advanced"])
+    _check_separator(form, advanced)
+    return advanced
+
+
+def _check_known_advanced(pipeline: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Checks that only those fields of `advanced` are given that a pipeline reads."""
+    for name in given:
+        if name not in known:
+            rule = f"advanced of {pipeline} must hold known names only ({', '.join(known)})"
+            raise InputError(rule, name, suggest_name(name, list(known)))
+
+
+def _check_separator(form: Mapping[str, Any], advanced: Advanced) -> None:
     if advanced.label_separator and form["labels"] != SEVERAL:
         rule = f"label_separator of advanced must be left out unless labels={SEVERAL}"
         raise InputError(rule, advanced.label_separator, f"Leave it out, or set labels to {SEVERAL}.")
-    return advanced
 
 
 def _check_ratios(form: Mapping[str, Any]) -> None:

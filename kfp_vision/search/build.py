@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.core.values import ONE, SEVERAL
 from kfp_vision.dataset import image_files, scan, several_labels, table
@@ -49,7 +50,9 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, model: Pat
 
 
 @unwritable.in_one_line("table")
-def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE) -> list[int]:
+def list_images(
+    images_uri: str, partitions: int, table: Path, labels: str = ONE, advanced: Advanced = DEFAULT_ADVANCED
+) -> list[int]:
     """Writes the table of the images at a URI, and returns the partitions to loop over.
 
     Args:
@@ -57,6 +60,7 @@ def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE
         partitions: Number of partitions.
         table: CSV file to write.
         labels: `one` or `several` labels of an image.
+        advanced: Settings of the data.
 
     Returns:
         Numbers of the partitions, from 0.
@@ -64,7 +68,7 @@ def list_images(images_uri: str, partitions: int, table: Path, labels: str = ONE
     Raises:
         InputError: There are no images at the URI, or with several labels one holds `|`.
     """
-    found = scan.scan_images(uris.from_field(images_uri), classes=False, labels=labels)
+    found = scan.scan_images(uris.from_field(images_uri), advanced, classes=False, labels=labels)
     skipped = found.skipped.lines()
     if not found.rows:
         raise no_images_to_index_error([], skipped)

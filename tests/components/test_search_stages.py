@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from support import embedding_model, run_component, several_labels
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
+from kfp_vision.core.advanced import SEARCH_ADVANCED
 from kfp_vision.dataset.table import count_rows, read_table, read_unused, write_table
 from kfp_vision.search import index
+from kfp_vision.search.parts import PART_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +37,7 @@ FIELDS = {
     "test_ratio": 0.0,
     "deploy_to": "none",
     "partitions": 2,
+    "advanced": {},
 }
 
 
@@ -44,7 +48,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def listed(image_folder, tmp_path_factory) -> run_component.Result:
-    values = {"fingerprint": "any", "images_uri": str(image_folder), "partitions": 2, "labels": "one"}
+    values = {"fingerprint": "any", "images_uri": str(image_folder), "partitions": 2, "labels": "one", "advanced": {}}
     return run_component.run(components.list_images, tmp_path_factory.mktemp("list"), **values)
 
 
@@ -52,7 +56,7 @@ def listed(image_folder, tmp_path_factory) -> run_component.Result:
 def indexed(model, listed, tmp_path_factory) -> run_component.Result:
     """Indexes the second of two partitions."""
     inputs = {"model": model, "images": listed.folder / "images"}
-    values = {"index_uri": "", "partition": 1, "partitions": 2}
+    values = {"index_uri": "", "partition": 1, "partitions": 2, "advanced": {}}
     return run_component.run(components.index_images, tmp_path_factory.mktemp("part"), inputs, **values)
 
 
@@ -72,6 +76,16 @@ def test_valid_values_pass_without_output(model, image_folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
+        (
+            {"advanced": {"momentum": 0.5}},
+            f"advanced of image_search must hold known names only ({', '.join(SEARCH_ADVANCED)}); got momentum. Take one of "
+            "these, or leave it out.",
+        ),
+        (
+            {"advanced": {"label_separator": ";"}},
+            "label_separator of advanced must be left out unless labels=several; got ;. Leave it out, or set labels to "
+            "several.",
+        ),
         ({"partitions": 0}, "partitions must be a whole number from 1 to 100; got 0. Set it to 4, say."),
         ({"nearest": 0}, "nearest must be a whole number from 1 to 1000; got 0. Set it to 10, say."),
         ({"labels": "many"}, "labels must be one of one, several; got many. Choose one, say one."),
@@ -106,7 +120,7 @@ def test_lists_images_of_any_name_and_names_the_other_files(tmp_path, image_fold
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg?width=640").write_bytes((image_folder / "bellcup" / "0001.jpg").read_bytes())
     (tmp_path / "photos" / "notes").write_text("no image")
-    values = {"fingerprint": "any", "images_uri": str(tmp_path / "photos"), "partitions": 1, "labels": "one"}
+    values = {"fingerprint": "any", "images_uri": str(tmp_path / "photos"), "partitions": 1, "labels": "one", "advanced": {}}
     ended = run_component.run(components.list_images, tmp_path / "root", **values)
     assert ended.printed == [
         "1 files without a usual ending are images by their first bytes: 1.jpg?width=640.",
@@ -117,15 +131,46 @@ def test_lists_images_of_any_name_and_names_the_other_files(tmp_path, image_fold
 
 def test_lists_all_labels_of_images_that_have_several(tmp_path):
     table = several_labels.write_folder(tmp_path / "photos", images=8)
-    values = {"fingerprint": "any", "images_uri": str(table), "partitions": 1, "labels": "several"}
+    values = {"fingerprint": "any", "images_uri": str(table), "partitions": 1, "labels": "several", "advanced": {}}
     ended = run_component.run(components.list_images, tmp_path / "root", **values)
     assert [tuple(row.labels) for row in read_table(ended.folder / "images")] == several_labels.SETS
+
+
+def test_settings_of_the_data_say_how_it_is_read(tmp_path, image_folder):
+    table = several_labels.write_folder(tmp_path / "photos", images=3)
+    table.write_text("uri,label\n0000.jpg,blue;red\n0001.jpg,red\n0002.jpg,blue\n")
+    values = {"fingerprint": "any", "images_uri": str(table), "partitions": 1, "labels": "several"}
+    separated = run_component.run(components.list_images, tmp_path / "a", **values, advanced={"label_separator": ";"})
+    assert [row.labels for row in read_table(separated.folder / "images")] == [["blue", "red"], ["red"], ["blue"]]
+    for label in ("globelet", "bellcup"):
+        (tmp_path / "tree" / label / "near").mkdir(parents=True)
+        (tmp_path / "tree" / label / "near" / "1.jpg").write_bytes((image_folder / label / "0001.jpg").read_bytes())
+    values |= {"images_uri": str(tmp_path / "tree"), "labels": "one"}
+    for level, labels in (("highest", ["bellcup", "globelet"]), ("lowest", ["near", "near"])):
+        ended = run_component.run(components.list_images, tmp_path / level, **values, advanced={"class_folder": level})
+        assert [row.label for row in read_table(ended.folder / "images")] == labels
+
+
+def test_images_are_found_again_in_an_archive_whose_encoding_of_names_is_given(model, tmp_path, image_folder):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(image_folder / "bellcup" / "0001.jpg", "bellcup/????.jpg")
+    raw = "ばら".encode("euc-jp")  # too short to tell the encoding by itself
+    (tmp_path / "photos.zip").write_bytes((tmp_path / "photos.zip").read_bytes().replace(b"????", raw))
+    advanced = {"name_encoding": "euc-jp"}
+    values = {"fingerprint": "any", "images_uri": str(tmp_path / "photos.zip"), "partitions": 1, "labels": "one"}
+    listed = run_component.run(components.list_images, tmp_path / "list", **values, advanced=advanced)
+    assert [row.name for row in read_table(listed.folder / "images")] == ["bellcup/ばら.jpg"]
+    inputs = {"model": model, "images": listed.folder / "images"}
+    part = {"index_uri": "", "partition": 0, "partitions": 1, "advanced": advanced}
+    indexed = run_component.run(components.index_images, tmp_path / "part", inputs, **part)
+    info = json.loads((indexed.folder / "part" / PART_FILE).read_text())
+    assert (info["pictures"], info["computed"]) == (1, 1)
 
 
 def test_rejects_a_label_that_holds_what_separates_labels_where_images_have_several(tmp_path):
     table = several_labels.write_folder(tmp_path / "photos", images=2)
     table.write_text("uri,label\n0000.jpg,blue|pale;red\n0001.jpg,red\n")
-    values = {"fingerprint": "any", "images_uri": str(table), "partitions": 1}
+    values = {"fingerprint": "any", "images_uri": str(table), "partitions": 1, "advanced": {}}
     of_one = run_component.run(components.list_images, tmp_path / "one", **values, labels="one")
     assert of_one.printed[-1] == "2 images to index"
     table.write_text('uri,label\n0000.jpg,"[""blue|pale"", ""red""]"\n0001.jpg,red\n')
@@ -136,7 +181,7 @@ def test_rejects_a_label_that_holds_what_separates_labels_where_images_have_seve
 
 def test_rejects_a_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
-    values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1, "labels": "one"}
+    values = {"fingerprint": "any", "images_uri": str(tmp_path / "empty"), "partitions": 1, "labels": "one", "advanced": {}}
     ended = run_component.run(components.list_images, tmp_path / "root", **values)
     assert run_component.error_line(ended).startswith("error: there must be images to index; got no images.")
 
@@ -148,7 +193,7 @@ def test_indexes_only_its_partition(indexed):
 
 def test_rejects_a_missing_earlier_index(model, listed, tmp_path):
     (tmp_path / "before").mkdir()
-    values = {"index_uri": str(tmp_path / "before"), "partition": 0, "partitions": 1}
+    values = {"index_uri": str(tmp_path / "before"), "partition": 0, "partitions": 1, "advanced": {}}
     inputs = {"model": model, "images": listed.folder / "images"}
     ended = run_component.run(components.index_images, tmp_path / "root", inputs, **values)
     assert run_component.error_line(ended).startswith("error: there must be an index; got none in ")
@@ -163,7 +208,7 @@ def build_and_join(model: Path, images: Path, root: Path, partitions: int = 2, i
         table = run_component.import_artifact(components.index_images, "images", images)
         numbers = components.partition_records(partitions=partitions)
         with dsl.ParallelFor(numbers.output) as partition:
-            arguments = {"index_uri": index_uri, "partition": partition, "partitions": partitions}
+            arguments = {"index_uri": index_uri, "partition": partition, "partitions": partitions, "advanced": {}}
             part = components.index_images(model=model_artifact, images=table, **arguments)
         components.join_index(parts=dsl.Collected(part.outputs["part"]), model=model_artifact)
 
@@ -201,7 +246,7 @@ def test_lists_the_rejected_images_of_all_partitions(model, listed, tmp_path):
 
 
 def test_finds_the_nearest_images_of_each_query(joined, image_folder, tmp_path):
-    values = {"queries_uri": str(image_folder / "globelet"), "nearest": 3, "label": ""}
+    values = {"queries_uri": str(image_folder / "globelet"), "nearest": 3, "label": "", "advanced": {}}
     ended = run_component.run(components.search_images, tmp_path, {"index": joined[0] / "index"}, **values)
     with (ended.folder / "found").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -215,7 +260,7 @@ def test_finds_the_nearest_images_of_each_query(joined, image_folder, tmp_path):
 
 def test_rejects_an_empty_query_folder(joined, tmp_path):
     (tmp_path / "empty").mkdir()
-    values = {"queries_uri": str(tmp_path / "empty"), "nearest": 3, "label": ""}
+    values = {"queries_uri": str(tmp_path / "empty"), "nearest": 3, "label": "", "advanced": {}}
     ended = run_component.run(components.search_images, tmp_path / "root", {"index": joined[0] / "index"}, **values)
     assert run_component.error_line(ended).startswith("error: there must be images to search for; got none at ")
 

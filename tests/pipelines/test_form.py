@@ -122,6 +122,7 @@ model_uri - STRING: ""
 review_images - NUMBER_INTEGER: 100
 """
 SEARCH_FORM = """
+advanced - STRUCT: {}
 audit - BOOLEAN: true [true, false]
 checkpoint_uri - STRING: "http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz"
 deploy_to - STRING: "none"
