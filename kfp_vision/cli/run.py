@@ -106,7 +106,8 @@ def check_fields(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[st
         The outputs of the first stage, such as recipe.
 
     Raises:
-        InputError: the one that the first stage would end with; or the check was killed, say for lack of memory.
+        InputError: the one that the first stage would end with; or the check was killed, say for lack of memory, or failed
+            otherwise.
     """
     (check,) = checks.CHECKS.keys() & set(stage_names(pipeline))
     command = [sys.executable, "-m", "kfp_vision.preflight.checks", check]
@@ -116,9 +117,11 @@ def check_fields(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[st
         if lines and lines[-1].startswith(InputError.PREFIX):
             raise InputError.from_line(lines[-1])
         reason = children.describe_failure(done.returncode, lines)
-        found = reason if lines and done.returncode > 0 else f"a process that {reason}"
-        remedy = "See that it has enough memory, and start the run again."
-        raise InputError("the check of the fields must finish", found, remedy)
+        rule = "the check of the fields must finish"
+        if lines and done.returncode > 0:
+            remedy = "That is a fault of KFP Vision; --debug shows where it is."
+            raise InputError(rule, reason, remedy) from children.ChildFailed("\n".join(lines))
+        raise InputError(rule, f"a process that {reason}", "See that it has enough memory, and start the run again.")
     checked: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return checked
 

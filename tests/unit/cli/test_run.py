@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +39,6 @@ def test_a_drift_of_the_deployed_version_makes_a_run_necessary(tmp_path, capfd, 
         ("kill -9 $$", "got a process that was killed, for lack of memory perhaps."),
         ("echo warning >&2; kill -9 $$", "got a process that was killed, for lack of memory perhaps."),
         ("exit 3", "got a process that ended with exit code 3."),
-        ("echo 'KeyError: 7' >&2; exit 1", "got KeyError: 7."),
     ],
 )
 def test_a_check_of_the_fields_that_does_not_finish_is_one_line(tmp_path, monkeypatch, ending, line):
@@ -50,6 +50,18 @@ def test_a_check_of_the_fields_that_does_not_finish_is_one_line(tmp_path, monkey
         run.check_fields(PIPELINES["image_classification"], {})
     rule = "error: the check of the fields must finish; "
     assert str(caught.value) == f"{rule}{line} See that it has enough memory, and start the run again."
+
+
+def test_a_fault_in_the_check_of_the_fields_is_one_line_and_is_shown_whole_with_debug(tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\ncat >/dev/null\nprintf '  File \"checks.py\", line 1\\nKeyError: 7\\n' >&2\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(InputError) as caught:
+        run.check_fields(PIPELINES["image_classification"], {})
+    fault = "That is a fault of KFP Vision; --debug shows where it is."
+    assert str(caught.value) == f"error: the check of the fields must finish; got KeyError: 7. {fault}"
+    assert "checks.py" in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.fixture
