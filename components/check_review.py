@@ -4,15 +4,17 @@ from kfp_vision.components.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def check_review(model_uri: str, images_uri: str, collected_uri: str, labels_uri: str, review_images: int) -> None:
+def check_review(
+    model_uri: str, images_uri: str, collected_uri: str, labels_uri: str, review_images: int, advanced: dict
+) -> None:
     """Validates the run form before any data moves: rejects invalid values, and a model or images that do not exist.
 
     The inputs are the fields of the run form; see review.
     """
     fields = dict(locals())
     from kfp_vision.preflight import checks
-    from kfp_vision.storage import retry
+    from kfp_vision.storage import reading_settings
     from kfp_vision.storage.retry import CHECK_SECONDS
 
-    retry.wait_for_stores(at_most=CHECK_SECONDS)
+    reading_settings.apply(advanced, at_most=CHECK_SECONDS)
     checks.check_review(fields)

@@ -10,6 +10,7 @@ def review_images(
     collected_uri: str,
     labels_uri: str,
     review_images: int,
+    advanced: dict,
     chosen: dsl.Output[dsl.Dataset],
     tasks: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
@@ -23,6 +24,7 @@ def review_images(
         collected_uri: collection of a server's answers, with images; empty for none.
         labels_uri: list of the labels given so far, whose images are not chosen again; empty for none.
         review_images: number of images to choose at most.
+        advanced: advanced settings; uses name_encoding, store_wait_seconds.
 
     Returns:
         chosen: Table with the columns path, label (empty), suggested, score, unsure and distance. Filled in, a training
@@ -36,8 +38,9 @@ def review_images(
 
     from kfp_vision.repository.version import exported_version
     from kfp_vision.review import review
-    from kfp_vision.storage import atomic
+    from kfp_vision.storage import atomic, reading_settings
 
+    reading_settings.apply(advanced)
     given: dict[str, Any] = {"images_uri": images_uri, "collected_uri": collected_uri, "labels_uri": labels_uri}
     given |= {"table": Path(chosen.path), "tasks": Path(tasks.path), "page": Path(page.path)}
     counts = review.review_images(exported_version(Path(model.path)), most=review_images, **given)

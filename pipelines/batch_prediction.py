@@ -13,6 +13,7 @@ def batch_prediction(
     predict_uri: str = "sample",
     all_scores: bool = False,
     partitions: int = 1,
+    advanced: dict = {},  # noqa: B006
 ) -> None:
     """Classifies all images at a URI with a trained model, on as many machines in parallel as there are partitions.
 
@@ -21,13 +22,15 @@ def batch_prediction(
         predict_uri: images to classify: an image, folder, archive (also over HTTP), or sample.
         all_scores: also write the scores of all classes.
         partitions: number of machines that classify in parallel.
+        advanced: settings of reading; see docs/reference/fields.md.
     """
+    form = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
-        checked = check_prediction(model_uri=model_uri, predict_uri=predict_uri, all_scores=all_scores, partitions=partitions)
-        fetched = fetch_model(model_uri=model_uri).after(checked)
+        checked = check_prediction(**form)
+        fetched = fetch_model(model_uri=model_uri, advanced=advanced).after(checked)
         numbers = partition_records(partitions=partitions).after(checked)
         with named(dsl.ParallelFor(numbers.output, name="partitions")) as partition:
-            inputs = {"predict_uri": predict_uri, "all_scores": all_scores, "partitions": partitions, "advanced": {}}
+            inputs = {"predict_uri": predict_uri, "all_scores": all_scores, "partitions": partitions, "advanced": advanced}
             part = predict_images(model=fetched.outputs["model"], partition=partition, **inputs)
         parts = dsl.Collected(part.outputs["predictions"])
         joined = join_predictions(parts=parts, model=fetched.outputs["model"], predict_uri=predict_uri)

@@ -13,6 +13,7 @@ def drift_detection(
     collected_uri: str = "",
     logged_uri: str = "",
     days: int = 7,
+    advanced: dict = {},  # noqa: B006
 ) -> None:
     """Compares what a model has answered lately with its validation images; for a recurring run.
 
@@ -21,12 +22,13 @@ def drift_detection(
         collected_uri: folder or bucket folder that the server collects its answers in.
         logged_uri: folder that KServe's logger writes requests to, which are collected first; empty for none.
         days: days to look back.
+        advanced: settings of reading; see docs/reference/fields.md.
     """
+    form = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
-        form = {"model_uri": model_uri, "collected_uri": collected_uri, "logged_uri": logged_uri, "days": days}
         checked = check_collected(**form)
-        fetched = fetch_model(model_uri=model_uri).after(checked)
-        inputs = {"model": fetched.outputs["model"], "collected_uri": collected_uri, "days": days}
+        fetched = fetch_model(model_uri=model_uri, advanced=advanced).after(checked)
+        inputs = {"model": fetched.outputs["model"], "collected_uri": collected_uri, "days": days, "advanced": advanced}
         logged = collect_logged(logged_uri=logged_uri, **inputs)
         compared = check_drift(**inputs).after(logged)
     equipped(checked, fetched, logged, compared)

@@ -61,7 +61,8 @@ def image_search(
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_search(**fields))
         fingerprint = fingerprinted(fields, after=checked)
-        fetched = fetch_embedder(model_uri=model_uri, network=network, checkpoint_uri=checkpoint_uri).after(checked)
+        embedder = {"model_uri": model_uri, "network": network, "checkpoint_uri": checkpoint_uri, "advanced": advanced}
+        fetched = fetch_embedder(**embedder).after(checked)
         model = fetched.outputs["model"]
         data = {"images_uri": images_uri, "labels": labels, "partitions": partitions, "advanced": advanced}
         listed = list_images(fingerprint=fingerprint, **data)
@@ -77,4 +78,4 @@ def image_search(
             ratios = {"validation_ratio": validation_ratio, "test_ratio": test_ratio}
             equipped(audit_images(index=indexed.outputs["index"], **ratios))
         with named(dsl.If(deploy_to != "none", name="deploy")):
-            equipped(deploy_index(index=indexed.outputs["index"], deploy_to=deploy_to))
+            equipped(deploy_index(index=indexed.outputs["index"], deploy_to=deploy_to, advanced=advanced))

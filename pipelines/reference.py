@@ -20,6 +20,7 @@ from kfp_vision.core.advanced import (
     ADVANCED_DEFAULTS,
     ADVANCED_RULES,
     PREPARATION_ADVANCED,
+    READING_ADVANCED,
     SEARCH_ADVANCED,
     Advanced,
 )
@@ -85,7 +86,9 @@ def render_pages(parser: argparse.ArgumentParser) -> dict[Path, str]:
         "commands": partial(command_descriptions, parser),
     }
     tables["recipes"] = recipes_table
-    for name, known in (("prepare_records", PREPARATION_ADVANCED), ("image_search", SEARCH_ADVANCED)):
+    of_some = {"prepare_records": PREPARATION_ADVANCED, "image_search": SEARCH_ADVANCED}
+    of_some |= dict.fromkeys(("batch_prediction", "drift_detection", "review"), READING_ADVANCED)
+    for name, known in of_some.items():
         tables[f"advanced of {name}"] = partial(", ".join, [f"`{field}`" for field in known])
     tables |= {f"fields of {name}": partial(fields_table, pipeline) for name, pipeline in PIPELINES.items()}
 

@@ -15,6 +15,7 @@ def review(
     collected_uri: str = "",
     labels_uri: str = "",
     review_images: int = 100,
+    advanced: dict = {},  # noqa: B006
 ) -> None:
     """Chooses the images most worth a label, from any folder or from what a server has collected.
 
@@ -24,10 +25,11 @@ def review(
         collected_uri: collection of a server's answers, with images; empty for none.
         labels_uri: list of the labels given so far, whose images are not chosen again; empty for none.
         review_images: number of images to choose at most.
+        advanced: settings of reading; see docs/reference/fields.md.
     """
     fields = dict(locals())
     with named(dsl.ExitHandler(outcome_reported(), name="run")):
         checked = equipped(check_review(**fields))
-        fetched = equipped(fetch_model(model_uri=model_uri).after(checked))
+        fetched = equipped(fetch_model(model_uri=model_uri, advanced=advanced).after(checked))
         given = {name: value for name, value in fields.items() if name != "model_uri"}
         equipped(choose(model=fetched.outputs["model"], **given))

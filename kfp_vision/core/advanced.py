@@ -34,6 +34,9 @@ PREPARATION_ADVANCED = (
 # The fields of `advanced` that image_search reads; it accepts no others.
 SEARCH_ADVANCED = ("class_folder", "max_refused_ratio", "label_separator", "name_encoding", "store_wait_seconds")
 
+# The fields of `advanced` that batch_prediction, drift_detection and review read; they accept no others.
+READING_ADVANCED = ("name_encoding", "store_wait_seconds")
+
 # The fields of `advanced` that a deployment reads.
 DEPLOYMENT_ADVANCED = (
     "versions_kept",

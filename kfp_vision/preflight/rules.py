@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kfp_vision.core.advanced import PREPARATION_ADVANCED, SEARCH_ADVANCED, Advanced
+from kfp_vision.core.advanced import PREPARATION_ADVANCED, READING_ADVANCED, SEARCH_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.core.values import (
     MAX_NEAREST,
@@ -219,6 +219,7 @@ def check_prediction_values(form: Mapping[str, Any]) -> None:
     check_set("predict_uri", form["predict_uri"], "Give a folder.")
     check_type("all_scores", form["all_scores"], bool, "true")
     _check_partitions(form["partitions"])
+    _check_reading("batch_prediction", form["advanced"])
 
 
 def check_drift_values(form: Mapping[str, Any]) -> None:
@@ -234,6 +235,7 @@ def check_drift_values(form: Mapping[str, Any]) -> None:
     check_set("collected_uri", form["collected_uri"], "Give the folder that the server collects in (--collect).")
     check_type("logged_uri", form["logged_uri"], str, '"somewhere"')
     check_number("days", form["days"], 1, 3651, "a whole number from 1 to 3650", "7", whole=True)
+    _check_reading("drift_detection", form["advanced"])
 
 
 def check_review_values(form: Mapping[str, Any]) -> None:
@@ -252,6 +254,7 @@ def check_review_values(form: Mapping[str, Any]) -> None:
         value = "both" if form["images_uri"] else "neither"
         raise InputError("either images_uri or collected_uri must be set", value, "Give a folder of images, or a collection.")
     check_number("review_images", form["review_images"], 1, math.inf, "a whole number above 0", "100", whole=True)
+    _check_reading("review", form["advanced"])
 
 
 def check_search_values(form: Mapping[str, Any]) -> None:
@@ -382,6 +385,11 @@ def _check_known_advanced(pipeline: str, given: Mapping[str, Any], known: Sequen
         if name not in known:
             rule = f"advanced of {pipeline} must hold known names only ({', '.join(known)})"
             raise InputError(rule, name, suggest_name(name, list(known)))
+
+
+def _check_reading(pipeline: str, given: Any) -> None:
+    Advanced.parse(given)
+    _check_known_advanced(pipeline, given, READING_ADVANCED)
 
 
 def _check_separator(form: Mapping[str, Any], advanced: Advanced) -> None:

@@ -28,7 +28,7 @@ def test_the_stage_compares_and_writes_its_result(tmp_path):
     day = tmp_path / "collected" / "flowers" / now[:10]
     day.mkdir(parents=True)
     (day / f"{now[:10].replace('-', '')}T235959.999999-00000000.jsonl.gz").write_bytes(pack_batch(answers))
-    given = {"collected_uri": f" {tmp_path / 'collected'} ", "days": 7}  # pasted with white space around it
+    given = {"collected_uri": f" {tmp_path / 'collected'} ", "days": 7, "advanced": {}}  # pasted with white space around it
     result = run_component.run(components.check_drift, tmp_path / "out", {"model": tmp_path / "model"}, **given)
     assert result.succeeded, result.printed
     assert result.outputs["drifted"] is True
@@ -36,8 +36,7 @@ def test_the_stage_compares_and_writes_its_result(tmp_path):
     assert written == json.loads((result.folder / "metrics").read_text())
     assert (written["drifted"], written["images"], written["reference"], written["version"]) == (True, 60, 100, 4)
     assert "has drifted" in (result.folder / "page").read_text()
-    failed = run_component.run(
-        components.check_drift, tmp_path / "failed", {"model": tmp_path / "model"}, collected_uri=str(tmp_path / "x"), days=7
-    )
+    given["collected_uri"] = str(tmp_path / "x")
+    failed = run_component.run(components.check_drift, tmp_path / "failed", {"model": tmp_path / "model"}, **given)
     assert not failed.succeeded and "page" not in failed.left_behind()
     assert any(line.startswith("error: a collection must hold batches of answers; got none below ") for line in failed.printed)

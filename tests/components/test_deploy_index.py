@@ -18,7 +18,8 @@ def indexed_folder(tmp_path_factory) -> Path:
 
 
 def deploy(indexed_folder: Path, root: Path, deploy_to: Path) -> run_component.Result:
-    return run_component.run(components.deploy_index, root, {"index": indexed_folder / "index"}, deploy_to=str(deploy_to))
+    values = {"deploy_to": str(deploy_to), "advanced": {}}
+    return run_component.run(components.deploy_index, root, {"index": indexed_folder / "index"}, **values)
 
 
 @pytest.mark.slow

@@ -215,7 +215,8 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
             "advanced": {},
         }
     if stage == "index_images":
-        return model() | {"images": fixture_value("ingested").folder / "images"}, {"index_uri": "", **single_partition}
+        values = {"index_uri": "", "advanced": {}, **single_partition}
+        return model() | {"images": fixture_value("ingested").folder / "images"}, values
     if stage == "predict_images":
         return model(), {
             "predict_uri": str(fixture_value("image_folder")),
@@ -225,25 +226,34 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
         }
     if stage == "deploy_index":
         shutil.copytree(model()["model"] / "serving", root / "repository", dirs_exist_ok=True)
-        return {"index": fixture_value("index")}, {"deploy_to": str(root / "repository")}
+        return {"index": fixture_value("index")}, {"deploy_to": str(root / "repository"), "advanced": {}}
     if stage == "register_model":
         inputs = {name: fixture_value("deploy_inputs")[name] for name in ("model", "verdict", "metrics")}
         values = {"register_in": f"model-registry+{fixture_value('registry').url}", **run_component.ORIGIN}
         return inputs | {"report": fixture_value("evaluated").folder / "report"}, values
     if stage == "collect_logged":
         place = {"logged_uri": str(write_log(root / "logs")), "collected_uri": str(root / "collected")}
-        return model(), {"days": 7, **place}
+        return model(), {"days": 7, "advanced": {}, **place}
     if stage == "check_drift":
-        return {"model": write_answers(root)}, {"collected_uri": str(root / "collected"), "days": 7}
+        return {"model": write_answers(root)}, {"collected_uri": str(root / "collected"), "days": 7, "advanced": {}}
     return {
         "review_images": lambda: (
             model(),
-            {"images_uri": str(fixture_value("image_folder")), "collected_uri": "", "labels_uri": "", "review_images": 9},
+            {
+                "images_uri": str(fixture_value("image_folder")),
+                "collected_uri": "",
+                "labels_uri": "",
+                "review_images": 9,
+                "advanced": {},
+            },
         ),
-        "fetch_embedder": lambda: ({}, {"model_uri": str(model()["model"]), "network": "inception_v1", "checkpoint_uri": ""}),
+        "fetch_embedder": lambda: (
+            {},
+            {"model_uri": str(model()["model"]), "network": "inception_v1", "checkpoint_uri": "", "advanced": {}},
+        ),
         "search_images": lambda: (
             {"index": fixture_value("index")},
-            {"queries_uri": str(fixture_value("image_folder")), "nearest": 3, "label": ""},
+            {"queries_uri": str(fixture_value("image_folder")), "nearest": 3, "label": "", "advanced": {}},
         ),
         "audit_images": lambda: ({"index": fixture_value("index")}, fixture_value("ratios")),
         "fingerprint_images": lambda: ({}, data_fields),
@@ -252,7 +262,7 @@ def stage_inputs(stage: str, root: Path, request: pytest.FixtureRequest) -> tupl
         "train_classifier": lambda: (fixture_value("train_inputs"), fixture_value("recipe")),
         "check_serving": lambda: (fixture_value("serving_check_inputs"), {"deploy_to": "none", "accepted": True}),
         "fetch_records": lambda: ({}, {"records_uri": str(fixture_value("written").folder), "advanced": {}}),
-        "fetch_model": lambda: ({}, {"model_uri": str(model()["model"])}),
+        "fetch_model": lambda: ({}, {"model_uri": str(model()["model"]), "advanced": {}}),
     }[stage]()
 
 

@@ -104,7 +104,7 @@ def test_rejects_invalid_values(model, image_folder, tmp_path, changes, line):
 
 
 def test_fetches_a_trained_model(model, tmp_path):
-    values = {"model_uri": str(model), "network": "inception_v1", "checkpoint_uri": ""}
+    values = {"model_uri": str(model), "network": "inception_v1", "checkpoint_uri": "", "advanced": {}}
     ended = run_component.run(components.fetch_embedder, tmp_path, **values)
     assert ended.metadata["model"]["model_name"] == "flowers"
     assert (ended.folder / "model" / "serving" / "1" / "saved_model.pb").is_file()

@@ -292,7 +292,7 @@ def test_prepare_records_has_its_stages_and_a_choice_of_tasks():
 def test_batch_prediction_classifies_in_a_loop_and_joins_the_tables():
     spec = PIPELINES["batch_prediction"].pipeline_spec
     form = spec.root.input_definitions.parameters
-    assert sorted(form) == ["all_scores", "model_uri", "partitions", "predict_uri"]
+    assert sorted(form) == ["advanced", "all_scores", "model_uri", "partitions", "predict_uri"]
     assert [name for name, field in form.items() if not field.description or not field.HasField("default_value")] == []
     body = spec.components["comp-run"].dag.tasks
     assert [name for name, task in body.items() if not task.dependent_tasks] == ["check-prediction"]
@@ -302,6 +302,18 @@ def test_batch_prediction_classifies_in_a_loop_and_joins_the_tables():
     assert prediction.inputs.parameters["partition"].component_input_parameter == loop.parameter_iterator.item_input
     joined = body["join-predictions"].inputs
     assert body[joined.artifacts["parts"].task_output_artifact.producer_task] == loop
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_advanced_settings_of_a_form_reach_every_stage_that_takes_them(name):
+    spec = PIPELINES[name].pipeline_spec
+    given = {
+        task.component_ref.name: task.inputs.parameters["advanced"]
+        for dag in (spec.root.dag, *(component.dag for component in spec.components.values()))
+        for task in dag.tasks.values()
+        if "advanced" in task.inputs.parameters
+    }
+    assert given and [stage for stage, value in given.items() if value.WhichOneof("kind") == "runtime_value"] == []
 
 
 def test_the_partitioned_form_adds_only_the_field_partitions():

@@ -73,6 +73,7 @@ DATA_FIELDS = (
     "skip_unchanged",
 )
 BATCH_PREDICTION_FORM = """
+advanced - STRUCT: {}
 all_scores - BOOLEAN: false [true, false]
 model_uri - STRING: ""
 partitions - NUMBER_INTEGER: 1
@@ -115,6 +116,7 @@ validation_ratio - NUMBER_DOUBLE: 0.2
 workers - NUMBER_INTEGER: 1
 """
 REVIEW_FORM = """
+advanced - STRUCT: {}
 collected_uri - STRING: ""
 images_uri - STRING: ""
 labels_uri - STRING: ""

@@ -55,6 +55,10 @@ def test_the_images_most_worth_a_label_are_chosen(root):
         ({"images_uri": ""}, "either images_uri or collected_uri must be set; got neither."),
         ({"collected_uri": "collected"}, "either images_uri or collected_uri must be set; got both."),
         ({"model_uri": ""}, "model_uri must be set"),
+        (
+            {"advanced": {"class_folder": "highest"}},
+            "advanced of review must hold known names only (name_encoding, store_wait_seconds); got class_folder.",
+        ),
         ({"review_images": 0}, "review_images must be a whole number above 0; got 0."),
         ({"images_uri": "/no/such/folder"}, "images_uri must name something that exists; got /no/such/folder."),
         ({"labels_uri": "/no/labels.csv"}, "labels_uri must name something that exists; got /no/labels.csv."),
@@ -63,5 +67,5 @@ def test_the_images_most_worth_a_label_are_chosen(root):
 def test_a_form_that_cannot_run_is_rejected(root, changes, line):
     form = {"model_uri": str(root / "repository"), "images_uri": str(root / "new"), "collected_uri": ""}
     with pytest.raises(InputError) as refusal:
-        checks.check_review(form | {"labels_uri": "", "review_images": 2} | changes)
+        checks.check_review(form | {"labels_uri": "", "review_images": 2, "advanced": {}} | changes)
     assert str(refusal.value).startswith(f"error: {line}")
