@@ -37,6 +37,7 @@ READ_FIELDS = (
     "index_uri",
     "queries_uri",
     "collected_uri",
+    "logged_uri",
     "test_image_uri",
     "predict_uri",
 )
@@ -167,7 +168,7 @@ def needs_network(values: Mapping[str, Any]) -> bool:
     Returns:
         Whether the run needs a network.
     """
-    uris = _read_uris(values) | set(_uris_in(values, WRITTEN_FIELDS))
+    uris = _read_uris(values) | set(_written_uris(values))
     return any(uri == IMAGENET or scheme_of(uri) not in ("", "file", SAMPLE) for uri in uris)
 
 
@@ -186,7 +187,7 @@ def mounts(values: Mapping[str, Any], user: str) -> list[Any]:
     """
     key_file = [os.environ[GOOGLE_KEY_VARIABLE]] if os.environ.get(GOOGLE_KEY_VARIABLE) else []
     read = {path for uri in [*_read_uris(values), *key_file] for path in local_paths(uri)}
-    written = {path for path in map(Path, _uris_in(values, WRITTEN_FIELDS)) if path.is_absolute()}
+    written = {path for path in map(Path, _written_uris(values)) if path.is_absolute()}
     for path in sorted(read - written):
         _check_readable(path, user)
     for path in sorted(written):
@@ -242,9 +243,15 @@ def _named_uris(import_file: str, labels: LabelRule) -> Iterator[str]:
         yield str(path.parent if path.is_file() else Path(absolute_uri(import_file)).parent)
 
 
+def _written_uris(values: Mapping[str, Any]) -> list[str]:
+    """Lists the URIs that a run writes to; a collection only if logged requests are added to it."""
+    return _uris_in(values, [*WRITTEN_FIELDS, *(["collected_uri"] if values.get("logged_uri") else [])])
+
+
 def _uris_in(values: Mapping[str, Any], fields: Iterable[str]) -> list[str]:
-    """Lists the URIs in some fields; the checkpoint's only if it is used."""
-    fields = [name for name in fields if name != "checkpoint_uri" or values.get("fine_tune")]
+    """Lists the URIs in some fields; the checkpoint's only if it is used: to fine-tune, or to search without a model."""
+    uses_checkpoint = values.get("fine_tune", not values.get("model_uri"))
+    fields = [name for name in fields if name != "checkpoint_uri" or uses_checkpoint]
     return [values[name] for name in fields if values.get(name)]
 
 

@@ -53,6 +53,7 @@ def test_training_without_a_gpu_uses_the_cpu_image(registry, gpus, image):
         ({"predict_uri": "gs://bucket/photos"}, True),
         ({"model_uri": "/models"}, False),
         ({"model_uri": "s3://bucket/models"}, True),
+        ({"logged_uri": "s3://bucket/logs"}, True),
     ],
 )
 def test_containers_get_a_network_if_a_field_names_a_remote_address(changed, needed):
@@ -73,6 +74,24 @@ def test_only_the_paths_named_by_fields_are_mounted_read_only(tmp_path):
 def test_the_model_of_a_batch_prediction_is_mounted(tmp_path):
     (tmp_path / "models").mkdir()
     assert mounts({"model_uri": str(tmp_path / "models"), "predict_uri": "sample"}) == {str(tmp_path / "models"): True}
+
+
+def test_the_checkpoint_of_a_search_is_used_if_it_names_no_model(tmp_path):
+    (tmp_path / "weights.npz").write_bytes(b"")
+    search = {"images_uri": "sample", "model_uri": "", "checkpoint_uri": str(tmp_path / "weights.npz")}
+    assert mounts(search) == {str(tmp_path / "weights.npz"): True}
+    (tmp_path / "models").mkdir()
+    assert mounts(search | {"model_uri": str(tmp_path / "models")}) == {str(tmp_path / "models"): True}
+    assert containers.needs_network(search | {"checkpoint_uri": "imagenet"})
+
+
+def test_a_collection_is_mounted_writable_only_if_logged_requests_are_added_to_it(tmp_path):
+    (tmp_path / "collected").mkdir()
+    (tmp_path / "logs").mkdir()
+    values = {"collected_uri": str(tmp_path / "collected"), "logged_uri": ""}
+    assert mounts(values) == {values["collected_uri"]: True}
+    values |= {"logged_uri": str(tmp_path / "logs")}
+    assert mounts(values) == {values["collected_uri"]: False, values["logged_uri"]: True}
 
 
 def test_the_image_folders_of_an_import_file_are_mounted(tmp_path):
