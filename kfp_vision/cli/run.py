@@ -119,7 +119,7 @@ def check_fields(pipeline: GraphComponent, values: Mapping[str, Any]) -> dict[st
         reason = children.describe_failure(done.returncode, lines)
         rule = "the check of the fields must finish"
         if lines and done.returncode > 0:
-            remedy = "That is a fault of KFP Vision; --debug shows where it is."
+            remedy = "See that there is enough memory and disk space; --debug shows where it failed."
             raise InputError(rule, reason, remedy) from children.ChildFailed("\n".join(lines))
         raise InputError(rule, f"a process that {reason}", "See that it has enough memory, and start the run again.")
     checked: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -456,6 +456,10 @@ CHECKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 }
 
 if __name__ == "__main__":  # in a process of its own: TensorFlow needs much memory, and logs while it starts
+    from kfp_vision.storage import reading_settings
+
     with retry.interactive():
-        checked = CHECKS[sys.argv[1]](json.load(sys.stdin))
+        form = json.load(sys.stdin)
+        reading_settings.apply_name_encoding(form.get("advanced", {}))
+        checked = CHECKS[sys.argv[1]](form)
     print(json.dumps(checked._asdict() if hasattr(checked, "_asdict") else {}))

@@ -190,8 +190,8 @@ def check_preparation_values(form: Mapping[str, Any]) -> Advanced:
         InputError: the first rule that is broken.
     """
     check_choices(form, PREPARATION_CHOICES)
-    advanced = _check_data(form)
     _check_known_advanced("prepare_records", form["advanced"], PREPARATION_ADVANCED)
+    advanced = _check_data(form)
     if form["task"] != "classification":
         if form["labels"] != ONE:
             rule = f"labels must be {ONE} unless task=classification"
@@ -267,9 +267,8 @@ def check_search_values(form: Mapping[str, Any]) -> None:
         InputError: the first rule that is broken.
     """
     check_choices(form, SEARCH_CHOICES)
-    advanced = Advanced.parse(form["advanced"])
     _check_known_advanced("image_search", form["advanced"], SEARCH_ADVANCED)
-    _check_separator(form, advanced)
+    _check_separator(form, Advanced.parse(form["advanced"]))
     for name in ("images_uri", "model_uri", "checkpoint_uri", "index_uri", "queries_uri", "label", "deploy_to"):
         check_type(name, form[name], str, '"somewhere"')
     rule = f"a whole number from 1 to {MAX_NEAREST}"
@@ -379,8 +378,9 @@ def _check_data(form: Mapping[str, Any]) -> Advanced:
     return advanced
 
 
-def _check_known_advanced(pipeline: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_known_advanced(pipeline: str, given: Any, known: Sequence[str]) -> None:
     """Checks that only those fields of `advanced` are given that a pipeline reads."""
+    check_type("advanced", given, dict, '{"store_wait_seconds": 60}')
     for name in given:
         if name not in known:
             rule = f"advanced of {pipeline} must hold known names only ({', '.join(known)})"
@@ -388,8 +388,8 @@ def _check_known_advanced(pipeline: str, given: Mapping[str, Any], known: Sequen
 
 
 def _check_reading(pipeline: str, given: Any) -> None:
-    Advanced.parse(given)
     _check_known_advanced(pipeline, given, READING_ADVANCED)
+    Advanced.parse(given)
 
 
 def _check_separator(form: Mapping[str, Any], advanced: Advanced) -> None:

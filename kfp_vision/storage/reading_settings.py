@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp_vision.core.advanced import Advanced
+from kfp_vision.core.values import check_type
 from kfp_vision.storage import archives, retry
 
 NAME_ENCODING = "name_encoding"  # of advanced
@@ -24,5 +25,18 @@ def apply(advanced: Mapping[str, Any], *, at_most: float = math.inf) -> None:
         InputError: one of the two has a wrong value.
     """
     retry.wait_for_stores(advanced, at_most=at_most)
+    apply_name_encoding(advanced)
+
+
+def apply_name_encoding(advanced: Mapping[str, Any]) -> None:
+    """Sets in which encoding this process reads the names in archives; see `apply`.
+
+    Args:
+        advanced: the field of the form, of which only `name_encoding` is read.
+
+    Raises:
+        InputError: it has a wrong value.
+    """
+    check_type("advanced", advanced, dict, '{"name_encoding": "gbk"}')
     given = {name: value for name, value in advanced.items() if name == NAME_ENCODING}
     archives.set_name_encoding(Advanced.parse(given).name_encoding)

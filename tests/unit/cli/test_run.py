@@ -52,15 +52,15 @@ def test_a_check_of_the_fields_that_does_not_finish_is_one_line(tmp_path, monkey
     assert str(caught.value) == f"{rule}{line} See that it has enough memory, and start the run again."
 
 
-def test_a_fault_in_the_check_of_the_fields_is_one_line_and_is_shown_whole_with_debug(tmp_path, monkeypatch):
+def test_an_exception_in_the_check_of_the_fields_is_one_line_and_is_shown_whole_with_debug(tmp_path, monkeypatch):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\ncat >/dev/null\nprintf '  File \"checks.py\", line 1\\nKeyError: 7\\n' >&2\nexit 1\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     with pytest.raises(InputError) as caught:
         run.check_fields(PIPELINES["image_classification"], {})
-    fault = "That is a fault of KFP Vision; --debug shows where it is."
-    assert str(caught.value) == f"error: the check of the fields must finish; got KeyError: 7. {fault}"
+    remedy = "See that there is enough memory and disk space; --debug shows where it failed."
+    assert str(caught.value) == f"error: the check of the fields must finish; got KeyError: 7. {remedy}"
     assert "checks.py" in "".join(traceback.format_exception(caught.value))
 
 
