@@ -98,29 +98,31 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
 
-def read_layout(images: Mapping[str, int], class_folder: str, images_uri: str) -> Layout:
+def read_layout(images: Mapping[str, int], class_folder: str, images_uri: str, *, classes: bool = True) -> Layout:
     """Decides which folders are classes and splits.
 
     Args:
         images: number of images directly in each folder, by its path below the root of the data; empty for the root.
         class_folder: field of `advanced`: `auto`, `lowest`, `highest` or a level.
-        images_uri: of the data, for messages; empty if the labels are not needed, so that nothing is rejected.
+        images_uri: of the data, for messages.
+        classes: whether every image must have a class. If False, doubts are told in a note.
 
     Returns:
         The layout.
 
     Raises:
-        InputError: all images are unlabelled, or it is not clear which folders are the classes.
+        InputError: no folder is at the level of `class_folder`; or all images are unlabelled, or it is not clear which folders
+            are the classes.
     """
     tree = _Tree({_parts(folder): count for folder, count in images.items()})
     homes = {folder: home for folder in tree.images if (home := tree.class_home(folder))}
-    beside = _beside_splits(tree, homes, images_uri) if class_folder == AUTO and images_uri else {}
+    beside = _beside_splits(tree, homes, images_uri) if class_folder == AUTO and classes else {}
     homes = {folder: home for folder, home in homes.items() if folder not in beside}
     levels = {folder: tree.without_splits(home) for folder, home in homes.items()}
     shared = _shared_depth(levels.values())
-    if images_uri:
+    if classes:
         _check_labelled(tree, {path[shared:] for path in levels.values()}, class_folder, images_uri)
-    choice, notes = _choose(levels, shared, class_folder, images_uri)
+    choice, notes = _choose(levels, shared, class_folder, images_uri, classes)
     splits = _predefined_splits({folder: tree.splits_above(folder) for folder in homes})
     places = {}
     for folder in tree.images:
@@ -462,20 +464,22 @@ def _level_depth(path: Folder, shared: int, choice: str) -> int | None:
     return depth if depth <= len(path) else None
 
 
-def _choose(levels: Mapping[Folder, Folder], shared: int, class_folder: str, images_uri: str) -> tuple[str, list[str]]:
-    """Returns the choice of folders, and sentences that say so if there are several."""
+def _choose(
+    levels: Mapping[Folder, Folder], shared: int, class_folder: str, images_uri: str, classes: bool
+) -> tuple[str, list[str]]:
+    """Returns the choice of folders, and sentences that say so if there are several; rejects a doubtful one with `classes`."""
     paths = {path[shared:] for path in levels.values()}
     depth = max(map(len, paths), default=0)
-    if class_folder.isdecimal() and int(class_folder) > depth > 0 and images_uri:
+    if class_folder.isdecimal() and int(class_folder) > depth > 0:
         rule = "class_folder of advanced must be a level that has folders"
         raise InputError(rule, class_folder, f"The lowest folders of {redact_uri(images_uri)} are at level {depth}.")
-    if depth < 2 or not images_uri:
+    if depth < 2:
         return (class_folder if class_folder != AUTO else LOWEST), []
     if class_folder != AUTO:
         which = f"the folders at level {class_folder}" if class_folder.isdecimal() else f"the {class_folder} folders"
         return class_folder, [f"The classes are {which}, as class_folder of advanced says."]
     lowest, highest = (some(sorted({path[end] for path in paths})) for end in (-1, 0))
-    if doubt := _doubt(paths):
+    if (doubt := _doubt(paths)) and classes:
         middle = "".join(
             f", level {level} ({some(sorted({path[level - 1] for path in paths if len(path) >= level}))})"
             for level in range(2, depth + any(len(path) < depth for path in paths))

@@ -92,6 +92,7 @@ class LabelRule:
             InputError: labels is neither.
         """
         check_choices({"labels": labels}, {"labels": (ONE, SEVERAL)})
+        separator = separator.strip()  # as `Advanced.parse` does
         return cls(labels == SEVERAL, NAMED_SEPARATORS.get(separator, separator))
 
     def choose(self, cells: Iterable[str], notes: list[str]) -> str:

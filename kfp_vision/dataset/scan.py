@@ -133,35 +133,36 @@ def _scan_folders(images_uri: str, advanced: Advanced, classes: bool) -> Catalog
         content_id = item.md5 if item.random_access else md5_hex(item.read())
         found.rows.append(ImageRow(item.uri, "", item.size, content_id, item.name))
     found.notes += image_files.ending_notes(found)
-    _read_folders(found, folders, advanced, images_uri if classes else "")
+    _read_folders(found, folders, advanced, images_uri, classes)
     return replace(found, rows=complete_content_ids(found.rows))
 
 
-def _read_folders(found: Catalog, folders: set[str], advanced: Advanced, images_uri: str) -> None:
+def _read_folders(found: Catalog, folders: set[str], advanced: Advanced, images_uri: str, classes: bool) -> None:
     """Sets labels and predefined splits by folder, skips images that have no class, and names folders without images.
 
     Args:
         found: the catalog, with all images; changed in place.
         folders: of the data, the empty ones included.
         advanced: settings of the data.
-        images_uri: of the data; empty if images without a class are wanted too.
+        images_uri: of the data.
+        classes: whether to skip images that have no class.
     """
     images = Counter(folder_of(row.name) for row in found.rows)
     try:
-        layout = class_folders.read_layout(images, advanced.class_folder, images_uri)
+        layout = class_folders.read_layout(images, advanced.class_folder, images_uri, classes=classes)
     except InputError as error:
         packed.require_unpacked(found, images_uri)  # says more, where it applies
         raise type(error).from_line(f"{error}{packed.tables_remedy(found, images_uri)}") from None
     rows = []
     for row in found.rows:
         place = layout.places[folder_of(row.name)]
-        if place.reason and images_uri:
+        if place.reason and classes:
             found.skipped.add(place.reason, row.name)
         else:
             rows.append(ImageRow(row.uri, place.label, row.bytes, row.content_id, row.name, place.split))
     found.rows = rows
     found.notes += layout.notes
-    if images_uri:
+    if classes:
         candidates = {folder for folder in (*folders, *found.skipped.folders) if not image_files.folder_skip_reason(folder)}
         _name_empty_classes(found, class_folders.empty_classes(layout, candidates, images))
 

@@ -92,7 +92,7 @@ def predict_images(
                     writer.writerow([uri, label, named, f"{answer.score:.6f}", *_known_columns(answer), *scores])
         if not counts["pictures"] and partitions == 1:
             raise no_images_error(images_uri, skipped)
-    for line in skipped.lines() if partition == 0 else ():  # the same in all
+    for line in describe_reading(images_uri, skipped) if partition == 0 else ():  # the same in all
         print(line)
     if thresholds and partition == 0:
         print(f"an image has the labels whose score is at least {_listed(labels, thresholds)}")
@@ -273,6 +273,20 @@ def read_images(
     for item, encoded in reading.read_all(islice(images, partition, None, partitions)):
         drawn = several_sample.labels_of(item.name) if uri == uris.SEVERAL_SAMPLE else []
         yield item.uri, SHOWN_SEPARATOR.join(drawn) or PurePosixPath(item.name).parent.name, encoded
+
+
+def describe_reading(uri: str, skipped: SkippedFiles) -> list[str]:
+    """Describes how the names in an archive were read, and which files were no images.
+
+    Args:
+        uri: As for `read_images`, which has read it.
+        skipped: What that collected.
+
+    Returns:
+        Lines of text.
+    """
+    notes = [] if is_single_image(uri) else reading.notes_on_names(uri)
+    return [*notes, *skipped.lines()]
 
 
 def _select_images(items: Iterable[reading.Item], skipped: SkippedFiles) -> Iterator[reading.Item]:

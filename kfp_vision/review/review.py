@@ -16,7 +16,7 @@ from kfp_vision.dataset import corrections
 from kfp_vision.dataset.images import Rejected
 from kfp_vision.dataset.import_lines import LabelRule
 from kfp_vision.dataset.ingest import preview
-from kfp_vision.dataset.table import SHOWN_SEPARATOR
+from kfp_vision.dataset.table import SHOWN_SEPARATOR, SkippedFiles
 from kfp_vision.prediction import batch
 from kfp_vision.prediction.classifier import Classifier, Prediction
 from kfp_vision.prediction.likeness import spread
@@ -161,13 +161,16 @@ def _looked_at(images_uri: str, version: Version, labelled: set[str], counts: di
     """Classifies the images at a URI."""
     classifier = Classifier(version, keep_embeddings=True)
     _require_embeddings(classifier.engine.has_embeddings, version)
-    images = (image for image in batch.read_images(images_uri) if image[0] not in labelled)
+    skipped = SkippedFiles()
+    images = (image for image in batch.read_images(images_uri, skipped=skipped) if image[0] not in labelled)
     for uri, _, answer in batch.classify_in_batches(classifier, images):
         if isinstance(answer, Rejected):
             counts["unreadable"] += 1
             print(f"unreadable: {base.redact_uri(uri)} ({answer})")
         else:
             yield _candidate(uri, answer, version)
+    for line in batch.describe_reading(images_uri, skipped):
+        print(line)
 
 
 def _candidate(uri: str, answer: Prediction, version: Version) -> Candidate:

@@ -68,14 +68,16 @@ def list_images(
     Raises:
         InputError: There are no images at the URI, or with several labels one holds `|`.
     """
-    found = scan.scan_images(uris.from_field(images_uri), advanced, classes=False, labels=labels)
+    images_uri = uris.from_field(images_uri)
+    found = scan.scan_images(images_uri, advanced, classes=False, labels=labels)
     skipped = found.skipped.lines()
     if not found.rows:
         raise no_images_to_index_error([], skipped)
     if labels == SEVERAL:
         several_labels.check_names(found)
     hidden = several_labels.hidden_notes(found) if labels == ONE else []
-    for line in [*found.notes, *hidden, *skipped]:
+    names = [] if all(row.name.isascii() for row in found.rows) else reading.notes_on_names(images_uri)
+    for line in [*names, *found.notes, *hidden, *skipped]:
         print(line)
     write_table(table, found.rows)
     print(f"{len(found.rows)} images to index")

@@ -81,6 +81,11 @@ def test_valid_values_pass_without_output(model, image_folder, tmp_path):
             f"advanced of image_search must hold known names only ({', '.join(SEARCH_ADVANCED)}); got momentum. Take one of "
             "these, or leave it out.",
         ),
+        # Not what else it would need, since that is not taken either.
+        (
+            {"advanced": {"rare_classes": "train"}},
+            f"advanced of image_search must hold known names only ({', '.join(SEARCH_ADVANCED)}); got rare_classes.",
+        ),
         (
             {"advanced": {"label_separator": ";"}},
             "label_separator of advanced must be left out unless labels=several; got ;. Leave it out, or set labels to "
@@ -149,6 +154,12 @@ def test_settings_of_the_data_say_how_it_is_read(tmp_path, image_folder):
     for level, labels in (("highest", ["bellcup", "globelet"]), ("lowest", ["near", "near"])):
         ended = run_component.run(components.list_images, tmp_path / level, **values, advanced={"class_folder": level})
         assert [row.label for row in read_table(ended.folder / "images")] == labels
+        assert f"The classes are the {level} folders, as class_folder of advanced says." in ended.printed
+    ended = run_component.run(components.list_images, tmp_path / "level", **values, advanced={"class_folder": "7"})
+    rule = "error: class_folder of advanced must be a level that has folders; got 7."
+    assert run_component.error_line(ended).startswith(rule)
+    doubtful = run_component.run(components.list_images, tmp_path / "doubtful", **values, advanced={})  # a training stops
+    assert any(line.startswith("The classes are the lowest folders (near), not those") for line in doubtful.printed)
 
 
 def test_images_are_found_again_in_an_archive_whose_encoding_of_names_is_given(model, tmp_path, image_folder):
@@ -160,6 +171,7 @@ def test_images_are_found_again_in_an_archive_whose_encoding_of_names_is_given(m
     values = {"fingerprint": "any", "images_uri": str(tmp_path / "photos.zip"), "partitions": 1, "labels": "one"}
     listed = run_component.run(components.list_images, tmp_path / "list", **values, advanced=advanced)
     assert [row.name for row in read_table(listed.folder / "images")] == ["bellcup/ばら.jpg"]
+    assert f"The names in {tmp_path}/photos.zip are read as euc-jp, as name_encoding says." in listed.printed
     inputs = {"model": model, "images": listed.folder / "images"}
     part = {"index_uri": "", "partition": 0, "partitions": 1, "advanced": advanced}
     indexed = run_component.run(components.index_images, tmp_path / "part", inputs, **part)

@@ -3,6 +3,7 @@
 import csv
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,19 @@ def test_classifies_a_file_without_a_suffix(classifier, tmp_path):
     (tmp_path / "photo").write_bytes(colour_model.picture("red"))
     batch.predict_images(classifier, classifier.labels, str(tmp_path / "photo"), tmp_path / "out.csv")
     assert [row["prediction"] for row in table(tmp_path / "out.csv")] == ["red"]
+
+
+def test_says_once_how_the_names_in_an_archive_are_read(classifier, tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("????.png", colour_model.picture("red"))
+        archive.writestr("2.png", colour_model.picture("red"))
+    raw = "花朵".encode("gbk")
+    (tmp_path / "all.zip").write_bytes((tmp_path / "all.zip").read_bytes().replace(b"????", raw))
+    uri = str(tmp_path / "all.zip")
+    for partition in range(2):
+        batch.predict_images(classifier, ["red"], uri, tmp_path / f"{partition}.csv", partition=partition, partitions=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "names" in line]
+    assert [line.split(" (")[0] for line in lines] == [f"The names in {uri} are not UTF-8, and are read as GBK"]
 
 
 ODD_NAMES = ("photo", "1.jpg?width=640", "2.JPG_large", "#3")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,19 @@ def reviewed(version, tmp_path, **options):
     with outputs["table"].open(newline="") as file:
         rows = list(csv.DictReader(file))
     return rows, json.loads(outputs["tasks"].read_text()), counts
+
+
+def test_files_that_are_no_images_and_how_names_are_read_are_told(version, tmp_path, capsys):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "????.png")
+        archive.writestr("notes", "no image")
+    raw = "花朵".encode("gbk")
+    (tmp_path / "new.zip").write_bytes((tmp_path / "new.zip").read_bytes().replace(b"????", raw))
+    reviewed(version, tmp_path, images_uri=str(tmp_path / "new.zip"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"The names in {tmp_path}/new.zip are not UTF-8, and are read as GBK (花朵)")
+    assert lines[1] == "1 file skipped: not an image (notes)"
 
 
 def names(rows):
