@@ -233,6 +233,8 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
         # A head of softmax scores ranks the images of a class as one of sigmoids does, so either serves the other as a start.
         suffix = (", with its classification head" if several else "") if complete else ", with a new classification head"
         print(redact(f"starts from {recipe.checkpoint_uri}{suffix}"), flush=True)
+        if not complete:
+            _clear_head(network)
     freeze_layers(network, recipe.advanced.layers_to_freeze)
     if recipe.advanced.train_last_blocks_only:
         freeze_first_blocks(network)
@@ -240,6 +242,16 @@ def _build_network(recipe: Recipe, classes: int, precision: str, shape: Mapping[
         freeze_batch_norm(network)
     _check_trainable(network, recipe)
     return network
+
+
+def _clear_head(network: Any) -> None:
+    """Sets the classification head to zeros, from where it learns on pretrained features.
+
+    With random weights, as in TF-Slim, what the classes do not need of the features would add noise to the scores, which a
+    training at a low rate removes slowly; benchmarks/README.md has what that is worth.
+    """
+    for variable in network.layers[-1].variables:
+        variable.assign(keras.ops.zeros_like(variable))
 
 
 def _check_trainable(network: Any, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -215,15 +216,23 @@ def test_evaluation_batches_are_center_crops(folders):
     assert np.abs(images[0].numpy().mean((0, 1)) - np.asarray(middle, "float32").mean((0, 1))).max() < 3
 
 
-def write_npz(file):
+def write_npz(file, classes=2):
     """Writes random weights of the small network, and returns them by their names."""
     network = small_network.SMALL
-    model = network.build(2, image_size=32)
+    model = network.build(classes, image_size=32)
     weights_by_name = {
         network.name_in_checkpoint(layer.name, w.name): w.numpy() for layer in model.layers for w in layer.weights
     }
     np.savez(file, **weights_by_name)
     return weights_by_name
+
+
+def test_a_new_head_on_pretrained_features_begins_without_an_opinion(folders, tmp_path):
+    write_npz(tmp_path / "of three.npz", classes=3)
+    fields = {"fine_tune": True, "checkpoint_uri": str(tmp_path / "of three.npz"), "train_steps": 1}
+    _, model = train(folders, tmp_path, **fields, advanced=NARROW | {"weight_decay": 0.0})
+    (first,) = json.loads((model / "training.json").read_text())
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.slow
