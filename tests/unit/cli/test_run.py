@@ -33,6 +33,17 @@ def test_a_drift_of_the_deployed_version_makes_a_run_necessary(tmp_path, capfd, 
     assert ("flowers has drifted" in capfd.readouterr().out) is drifted
 
 
+def checking_with(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InputError:
+    """Checks the fields by a shell script that ends in this way, and returns the error."""
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\ncat >/dev/null\n{ending}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(InputError) as caught:
+        run.check_fields(PIPELINES["image_classification"], {})
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("ending", "line"),
     [
@@ -42,26 +53,16 @@ def test_a_drift_of_the_deployed_version_makes_a_run_necessary(tmp_path, capfd, 
     ],
 )
 def test_a_check_of_the_fields_that_does_not_finish_is_one_line(tmp_path, monkeypatch, ending, line):
-    script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\ncat >/dev/null\n{ending}\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(InputError) as caught:
-        run.check_fields(PIPELINES["image_classification"], {})
     rule = "error: the check of the fields must finish; "
-    assert str(caught.value) == f"{rule}{line} See that it has enough memory, and start the run again."
+    error = checking_with(ending, tmp_path, monkeypatch)
+    assert str(error) == f"{rule}{line} See that it has enough memory, and start the run again."
 
 
 def test_an_exception_in_the_check_of_the_fields_is_one_line_and_is_shown_whole_with_debug(tmp_path, monkeypatch):
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\ncat >/dev/null\nprintf '  File \"checks.py\", line 1\\nKeyError: 7\\n' >&2\nexit 1\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(InputError) as caught:
-        run.check_fields(PIPELINES["image_classification"], {})
+    error = checking_with("printf '  File \"checks.py\", line 1\\nKeyError: 7\\n' >&2; exit 1", tmp_path, monkeypatch)
     remedy = "See that there is enough memory and disk space; --debug shows where it failed."
-    assert str(caught.value) == f"error: the check of the fields must finish; got KeyError: 7. {remedy}"
-    assert "checks.py" in "".join(traceback.format_exception(caught.value))
+    assert str(error) == f"error: the check of the fields must finish; got KeyError: 7. {remedy}"
+    assert "checks.py" in "".join(traceback.format_exception(error))
 
 
 @pytest.fixture
