@@ -5,14 +5,13 @@ import csv
 import io
 import json
 import warnings
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kfp import dsl, local
-from support import embedding_model, run_component, several_labels
+from support import embedding_model, run_component, several_labels, zip_names
 
 from kfp_vision import components
 from kfp_vision.cli.run import make_sequential
@@ -163,10 +162,8 @@ def test_settings_of_the_data_say_how_it_is_read(tmp_path, image_folder):
 
 
 def test_images_are_found_again_in_an_archive_whose_encoding_of_names_is_given(model, tmp_path, image_folder):
-    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
-        archive.write(image_folder / "bellcup" / "0001.jpg", "bellcup/????.jpg")
-    raw = "ばら".encode("euc-jp")  # too short to tell the encoding by itself
-    (tmp_path / "photos.zip").write_bytes((tmp_path / "photos.zip").read_bytes().replace(b"????", raw))
+    name = "bellcup/ばら.jpg".encode("euc-jp")  # too short to tell the encoding by itself
+    zip_names.write_zip(tmp_path / "photos.zip", {name: (image_folder / "bellcup" / "0001.jpg").read_bytes()})
     advanced = {"name_encoding": "euc-jp"}
     values = {"fingerprint": "any", "images_uri": str(tmp_path / "photos.zip"), "partitions": 1, "labels": "one"}
     listed = run_component.run(components.list_images, tmp_path / "list", **values, advanced=advanced)

@@ -3,12 +3,11 @@
 import csv
 import os
 import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import colour_model, exported_model, known_colours, mixed_colours
+from support import colour_model, exported_model, known_colours, mixed_colours, zip_names
 
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.images import Rejected
@@ -229,12 +228,8 @@ def test_classifies_a_file_without_a_suffix(classifier, tmp_path):
 
 
 def test_says_once_how_the_names_in_an_archive_are_read(classifier, tmp_path, capsys):
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.writestr("????.png", colour_model.picture("red"))
-        archive.writestr("2.png", colour_model.picture("red"))
-    raw = "花朵".encode("gbk")
-    (tmp_path / "all.zip").write_bytes((tmp_path / "all.zip").read_bytes().replace(b"????", raw))
-    uri = str(tmp_path / "all.zip")
+    files = {name.encode("gbk"): colour_model.picture("red") for name in ("花朵.png", "2.png")}
+    uri = str(zip_names.write_zip(tmp_path / "all.zip", files))
     for partition in range(2):
         batch.predict_images(classifier, ["red"], uri, tmp_path / f"{partition}.csv", partition=partition, partitions=2)
     lines = [line for line in capsys.readouterr().out.splitlines() if "names" in line]

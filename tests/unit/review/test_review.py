@@ -2,14 +2,13 @@
 
 import csv
 import json
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import colour_model, known_colours
+from support import colour_model, known_colours, zip_names
 
 from kfp_vision.collection.collected import CollectedAnswer, pack_batch
 from kfp_vision.core.errors import InputError
@@ -53,11 +52,8 @@ def reviewed(version, tmp_path, **options):
 
 def test_files_that_are_no_images_and_how_names_are_read_are_told(version, tmp_path, capsys):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
-    with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
-        archive.write(tmp_path / "a.png", "????.png")
-        archive.writestr("notes", "no image")
-    raw = "花朵".encode("gbk")
-    (tmp_path / "new.zip").write_bytes((tmp_path / "new.zip").read_bytes().replace(b"????", raw))
+    files = {"花朵.png".encode("gbk"): (tmp_path / "a.png").read_bytes(), b"notes": b"no image"}
+    zip_names.write_zip(tmp_path / "new.zip", files)
     reviewed(version, tmp_path, images_uri=str(tmp_path / "new.zip"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"The names in {tmp_path}/new.zip are not UTF-8, and are read as GBK (花朵)")
