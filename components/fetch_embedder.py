@@ -11,7 +11,7 @@ def fetch_embedder(model_uri: str, network: str, checkpoint_uri: str, advanced: 
         model_uri: a run's model folder, a model repository, or an archive of one; empty to use the network.
         network: such as inception_v1, googlenet, efficientnet_lite0 or resnet50; docs/reference/networks.md lists all.
         checkpoint_uri: weights of the network: a TF-Slim checkpoint, .npz, .pth or .keras file, or imagenet.
-        advanced: advanced settings; uses store_wait_seconds.
+        advanced: advanced settings; uses name_encoding, store_wait_seconds.
 
     Returns:
         model: Model folder with its SavedModel.

@@ -9,7 +9,7 @@ def fetch_model(model_uri: str, advanced: dict, model: dsl.Output[dsl.Model]) ->
 
     Args:
         model_uri: a run's model folder, a model repository, or an archive of one; local or in a bucket.
-        advanced: advanced settings; uses store_wait_seconds.
+        advanced: advanced settings; uses name_encoding, store_wait_seconds.
 
     Returns:
         model: Model folder that holds the SavedModel only.
