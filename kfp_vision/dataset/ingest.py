@@ -11,7 +11,7 @@ from kfp_vision.core.values import ONE, SEVERAL, check_choices
 from kfp_vision.dataset import corrections, exclusions, image_files, rare_classes, several_labels, table_checks
 from kfp_vision.dataset.content_ids import map_concurrently
 from kfp_vision.dataset.import_lines import LabelRule
-from kfp_vision.dataset.scan import notes_on_names, scan_images
+from kfp_vision.dataset.scan import scan_images
 from kfp_vision.dataset.table import (
     CLASSIFICATION,
     DETECTION,
@@ -130,7 +130,7 @@ def ingest_images(
     notes = [*found.notes, *steps.describe(found)]
     if task == CLASSIFICATION:
         notes += several_labels.set_notes(found) if labels == SEVERAL else several_labels.hidden_notes(found)
-    notes = [*notes_on_names(found, images_uri), *notes]
+    notes = [*reading.notes_on_names(images_uri), *notes]
     for line in [*notes, *found.skipped.lines()]:
         print(line)
     write_table(table, found.rows)

@@ -45,19 +45,6 @@ def scan_images(images_uri: str, advanced: Advanced = DEFAULT_ADVANCED, *, class
     return found
 
 
-def notes_on_names(found: Catalog, images_uri: str) -> list[str]:
-    """Describes how the names in an archive were read; looks at it again only if one is not ASCII.
-
-    Args:
-        found: what was found there.
-        images_uri: of the data.
-
-    Returns:
-        One sentence, or none.
-    """
-    return [] if all(row.name.isascii() for row in found.rows) else reading.notes_on_names(images_uri)
-
-
 def sample_uri(images_uri: str, labels: str) -> str:
     """Returns the URI of the data that a form means: with several labels, `sample` is the one that has several.
 

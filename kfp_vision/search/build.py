@@ -76,7 +76,7 @@ def list_images(
     if labels == SEVERAL:
         several_labels.check_names(found)
     hidden = several_labels.hidden_notes(found) if labels == ONE else []
-    for line in [*scan.notes_on_names(found, images_uri), *found.notes, *hidden, *skipped]:
+    for line in [*reading.notes_on_names(images_uri), *found.notes, *hidden, *skipped]:
         print(line)
     write_table(table, found.rows)
     print(f"{len(found.rows)} images to index")

@@ -65,6 +65,7 @@ JOIN_PARTS = "Join its parts first, as in cat photos.zip.* > photos.zip, or 7z x
 REPACK = "Pack or download it again."
 
 _given_encoding = ""  # of names; set for the whole process
+_decisions: dict[str, name_encodings.Decision] = {}  # by the URI of each archive that was read and had to be decided on
 
 
 def set_name_encoding(name: str) -> None:
@@ -90,29 +91,14 @@ def name_encoding() -> str:
     return name
 
 
-def is_archive(path: Path) -> bool:
-    """Checks by its first bytes whether a file is an archive that we read, whatever its name.
+def note_on_names(uri: str) -> str:
+    """Returns a sentence on how the names of an archive were read; empty if it says so itself, or they are ASCII.
 
     Args:
-        path: of the file.
+        uri: of the archive, as for `read_members`, which this process has read.
     """
-    if _is_zip(path):
-        return True
-    opener = _decompressor(_begin(path)) or open
-    with contextlib.suppress(*READ_ERRORS), opener(path, "rb") as unpacked:
-        return packing.is_tar(unpacked.read(tarfile.BLOCKSIZE))
-    return False
-
-
-def note_on_names(path: Path, uri: str) -> str:
-    """Returns a sentence on how the names of an archive are read; empty if it says so itself, or they are ASCII.
-
-    Args:
-        path: of the archive.
-        uri: of the archive, for the sentence.
-    """
-    decision = _decision(path, uri)
-    if not decision.name or decision.name == "UTF-8":
+    decision = _decisions.get(uri)
+    if not decision or decision.name == "UTF-8":
         return ""
     if not decision.sample[0]:
         return f"The names in {base.redact_uri(uri)} are read as {decision.name}, as name_encoding says."
@@ -322,7 +308,8 @@ def _decoder(path: Path, uri: str) -> Callable[[bytes], str]:
 
     def decode(raw: bytes) -> str:
         nonlocal decision
-        decision = decision or _decision(path, uri)
+        if not decision:
+            decision = _decisions[uri] = _decision(path, uri)
         try:
             return raw.decode(decision.codec)
         except UnicodeDecodeError:

@@ -3,7 +3,6 @@
 import gzip
 import io
 import lzma
-import tarfile
 import zlib
 
 BEGIN_BYTES = 1024
@@ -122,16 +121,3 @@ def describe_inner(begin: bytes) -> tuple[str, str]:
     if unpacked.startswith(b"PK\x03\x04"):
         return "a zip", "Unpack it once, and give the zip."
     return describe(unpacked) if unpacked else ("", "")
-
-
-def is_tar(begin: bytes) -> bool:
-    """Checks that bytes are a tar's first header.
-
-    Args:
-        begin: the first bytes of a file.
-    """
-    try:
-        tarfile.TarInfo.frombuf(begin[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True

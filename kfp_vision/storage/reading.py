@@ -169,19 +169,15 @@ def _is_link_to_parent(link: Path) -> bool:
 
 
 def notes_on_names(uri: str) -> list[str]:
-    """Describes how the names in an archive are read, if it does not say their encoding.
+    """Describes how the names in an archive were read, if it does not say their encoding.
 
     Args:
-        uri: that `walk` has read; of an archive or anything else.
+        uri: that `walk` has read to its end; of an archive or anything else.
 
     Returns:
         One sentence, or none.
     """
-    if uri in uris.SAMPLES:
-        return []
-    uri = uris.absolute_uri(uri)
-    path = None if is_folder(uri) else fetch(uri)
-    note = archives.note_on_names(path, uri) if path and archives.is_archive(path) else ""
+    note = "" if uri in uris.SAMPLES else archives.note_on_names(uris.absolute_uri(uri))
     return [note] if note else []
 
 

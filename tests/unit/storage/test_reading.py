@@ -532,13 +532,24 @@ def test_a_page_instead_of_the_file_is_told(site):
 def test_the_note_on_names_is_only_of_archives(tmp_path, site):
     raw = {f"玫瑰/{number}.jpg".encode("gbk"): b"a" for number in range(3)}
     path = zip_names.write_zip(tmp_path / "photos.zip", raw)
-    (note,) = reading.notes_on_names(str(path))
-    assert note.startswith(f"The names in {path} are not UTF-8, and are read as GBK (玫瑰)")
+    assert note_on_names(str(path)).startswith(f"The names in {path} are not UTF-8, and are read as GBK (玫瑰)")
     site.body = path.read_bytes()
-    (note,) = reading.notes_on_names(f"{site.address}/photos?token=secret")
+    note = note_on_names(f"{site.address}/photos?token=secret")
     assert "GBK" in note and "secret" not in note
     for other in (tmp_path, "sample", zip_names.write_zip(tmp_path / "ascii.zip", {b"daisy/1.jpg": b"a"})):
-        assert reading.notes_on_names(str(other)) == []
+        assert not note_on_names(str(other))
+
+
+def note_on_names(uri):
+    list(reading.walk(uri))
+    return "".join(reading.notes_on_names(uri))
+
+
+def test_no_archive_is_fetched_again_for_the_note_on_names(tmp_path, site):
+    site.body = zip_names.write_zip(tmp_path / "photos.zip", {"玫瑰/1.jpg".encode("gbk"): b"a"}).read_bytes()
+    list(reading.walk(f"{site.address}/photos.zip"))
+    site.body = b"gone"
+    assert "GBK" in "".join(reading.notes_on_names(f"{site.address}/photos.zip"))
 
 
 def test_reads_an_address_signed_for_get_only(tmp_path, site):
