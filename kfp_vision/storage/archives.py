@@ -98,14 +98,15 @@ def note_on_names(uri: str) -> str:
         uri: of the archive, as for `read_members`, which this process has read.
     """
     decision = _decisions.get(uri)
-    if not decision or decision.name == "UTF-8":
+    if not decision or decision == name_encodings.Decision(name_encodings.UTF8, "utf-8"):
         return ""
     if not decision.sample[0]:
         return f"The names in {base.redact_uri(uri)} are read as {decision.name}, as name_encoding says."
     right, other = decision.sample
     second = f", or {decision.second} ({other})" if decision.second else ""
+    why = "do not say their encoding" if name_encodings.UTF8 in (decision.name, decision.second) else "are not UTF-8"
     return (
-        f"The names in {base.redact_uri(uri)} are not UTF-8, and are read as {decision.name} ({right}){second}. "
+        f"The names in {base.redact_uri(uri)} {why}, and are read as {decision.name} ({right}){second}. "
         "If that is wrong, set name_encoding of advanced."
     )
 

@@ -11,12 +11,12 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 EXAMPLE = "gbk"  # an encoding, for messages
 MAX_NAMES, MAX_COLLECTED = 1000, 100_000  # parts of names that are compared, and that are collected to choose them from
-LEAST_VALID = 3  # so many names are not valid UTF-8 by chance
+LEAST_VALID = 3  # so many names, of some that are not, say that all were in UTF-8
 UNLIKELY = math.log(1e-5)  # a character that no name holds: box drawings, for example
 LETTER, SIGN = math.log(1 / 30), math.log(1 / 2000)  # of ASCII
 PLAIN_SIGNS = " _-.()&+,"
@@ -25,7 +25,14 @@ CLOSE = 3.0  # a second reading that is less than e^3 times less probable is nam
 LEAST = -5.5  # per byte; the names of the tests are above -5.1, and text in other encodings mostly below
 CAPITAL, MORE_CAPITALS, CAPITAL_WITHIN = -1.0, -0.3, -5.0
 SEVERAL_ACCENTS = -3.0  # one accented letter after another
+UTF8 = "UTF-8"
+UTF8_PRIOR = 2.0
+CUT_OFF = -12.0  # a name in UTF-8 that ends within a character
+ODD = -5.0  # a name of accented letters alone, or a word of several scripts, or names of single letters
+RARE_SCRIPT = -3.0  # names in a script that fewer people write than the Latin, the Cyrillic and those of East Asia
 NOT_TEXT = ("Cc", "Cf", "Cn", "Co")  # control characters, and code points without a character
+WORD = re.compile(r"[^\W\d_]+")
+EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL"}
 NUMBER_AND_ENDING = re.compile(rb"[\d\s().-]*(\.\w{1,5})?$")
 # The characters that Chinese class names are made of most: frequent ones, and those of things, plants, animals and defects.
 FREQUENT_HANZI = frozenset(
@@ -51,6 +58,7 @@ RUSSIAN = {
 }  # fmt: skip
 OTHER_CYRILLIC = "іїєґўђѓљњћќџј"  # of Ukrainian, Belarusian, Serbian and Macedonian
 FREQUENT_ACCENTS, WESTERN_ACCENTS = "éäöüèàçñ", "êëâáãåîïíìôóòõøûúùæœßÿ"
+FREQUENT_SIGNS = "°±½²³µ×®©™–“”’…№"
 CENTRAL_ACCENTS = "ąćęłńóśźżáčďéěíňřšťúůýžäöüßőűăâîșțşţđ"
 
 
@@ -105,8 +113,9 @@ def find_encoding(names: Iterable[bytes]) -> Decision:
         names: paths with forward slashes, in the same unknown encoding.
 
     Returns:
-        UTF-8 if all names are valid UTF-8, or most are, as when a few were cut off within a character; else the code page in
-            which they are the most probable.
+        The encoding in which they are the most probable: a code page, or UTF-8, if all names are valid in it, or most are, as
+            when a few were cut off within a character. That alone does not decide: short names are valid UTF-8 by chance, as
+            the cat of GBK, 猫, which is an è there.
 
     Raises:
         UnknownEncoding: they are not probable in any.
@@ -120,18 +129,20 @@ def find_encoding(names: Iterable[bytes]) -> Decision:
             parts.update(NUMBER_AND_ENDING.sub(b"", part) for part in name.split(b"/") if not part.isascii())
     if not parts:
         return Decision()
-    valid = sum(is_valid(part, "utf-8") for part in parts)
-    if valid == len(parts) or (valid >= LEAST_VALID and 2 * valid > len(parts)):
-        return Decision("UTF-8", "utf-8")
     compared = sorted(parts)[:MAX_NAMES]
     ranked = sorted(((_weigh(compared, page), page) for page in CODE_PAGES), key=lambda pair: -pair[0])
-    (most, best), (next_most, other) = ranked[:2]
-    if most < LEAST * sum(map(len, compared)):
+    if ranked[0][0] < LEAST * sum(map(len, compared)):
+        ranked = []
+    valid = sum(is_valid(part, "utf-8") for part in parts)
+    if valid == len(parts) or (valid >= LEAST_VALID and 2 * valid > len(parts)):
+        ranked = sorted([(_weigh_utf8(compared), _CodePage(UTF8, "utf-8", _chinese)), *ranked], key=lambda pair: -pair[0])
+    if not ranked:
         raise UnknownEncoding(_show(compared, "ascii"))
+    (most, best), (next_most, other) = [*ranked, (-math.inf, ranked[0][1])][:2]
     sample, second = _show(compared, best.codec), _show(compared, other.codec)
     if next_most > most - CLOSE and second != sample:
         return Decision(best.name, best.codec, other.name, (sample, second))
-    return Decision(best.name, best.codec, sample=(sample, ""))
+    return Decision(best.name, best.codec) if best.name == UTF8 else Decision(best.name, best.codec, sample=(sample, ""))
 
 
 def _show(parts: list[bytes], codec: str) -> str:
@@ -154,19 +165,50 @@ def is_valid(name: bytes, codec: str) -> bool:
 
 def _weigh(parts: list[bytes], page: _CodePage) -> float:
     """Returns the logarithm of the probability of names in a code page."""
-    total = page.prior
-    for part in parts:
-        try:
-            text = part.decode(page.codec)
-        except UnicodeDecodeError:
+    try:
+        return page.prior + sum(_weigh_name(part.decode(page.codec), page) for part in parts)
+    except UnicodeDecodeError:
+        return -math.inf
+
+
+def _weigh_utf8(parts: list[bytes]) -> float:
+    """Returns the logarithm of the probability of names in UTF-8, each in the language in which it is the most probable."""
+    texts = [unicodedata.normalize("NFC", part.decode()) for part in parts if is_valid(part, "utf-8")]
+    total, languages = UTF8_PRIOR + CUT_OFF * (len(parts) - len(texts)), set()
+    for text in texts:
+        weight, language = max(((_weigh_name(text, page), page) for page in LANGUAGES), key=lambda pair: pair[0])
+        total += max(weight, UNLIKELY * len(text))  # also where characters join or turn others, as in Persian
+        languages.add(language)
+    total += sum(language.prior for language in languages)
+    return total + ODD * (sum(map(_is_odd, texts)) + any(map(_is_single_letter, texts)))
+
+
+def _weigh_name(text: str, page: _CodePage) -> float:
+    """Returns the logarithm of the probability of a name, without the prior of the code page."""
+    total, before = 0.0, ""
+    for character in text:
+        if unicodedata.category(character) in NOT_TEXT:
             return -math.inf
-        before = ""
-        for character in text:
-            if unicodedata.category(character) in NOT_TEXT:
-                return -math.inf
-            total += _weigh_character(character, before, page)
-            before = character
+        total += _weigh_character(character, before, page)
+        before = character
     return total
+
+
+def _is_odd(text: str) -> bool:
+    """Checks whether a name is made of accented letters alone, begins with an accent, or has a word of several scripts."""
+    scripts = [{unicodedata.name(letter, "").partition(" ")[0] for letter in word} for word in WORD.findall(text)]
+    letters = "".join(WORD.findall(text))
+    is_accents = letters != "" and all("À" <= letter < "ƀ" for letter in letters)
+    return (
+        is_accents
+        or unicodedata.combining(text[:1] or " ") > 0
+        or any(len(each) > 1 and not each <= EAST_ASIAN for each in scripts)
+    )
+
+
+def _is_single_letter(text: str) -> bool:
+    letters = "".join(WORD.findall(text))
+    return len(letters) == 1 and "ƀ" <= letters < "\u0800"
 
 
 def _weigh_character(character: str, before: str, page: _CodePage) -> float:
@@ -192,9 +234,11 @@ def _chinese(character: str) -> float:
     encoded = character.encode("gb18030")
     if len(encoded) != 2:
         return _share(0.01, 1_000_000)
+    if character in FREQUENT_HANZI:
+        return _share(50, len(FREQUENT_HANZI))
     lead, trail = encoded
     if trail >= 0xA1 and 0xB0 <= lead <= 0xD7:  # level 1, the 3,755 frequent ones
-        return _share(50, len(FREQUENT_HANZI)) if character in FREQUENT_HANZI else _share(42, 3755 - len(FREQUENT_HANZI))
+        return _share(42, 3755 - len(FREQUENT_HANZI))
     if trail >= 0xA1 and 0xD8 <= lead <= 0xF7:
         return _share(6, 3008)
     if trail >= 0xA1 and lead in (0xA1, 0xA3):  # punctuation and full-width letters
@@ -204,7 +248,9 @@ def _chinese(character: str) -> float:
 
 def _taiwanese(character: str) -> float:
     """Weighs a character of Big5: its levels of 5,401 frequent and 7,652 rare ones."""
-    code = int.from_bytes(character.encode("cp950"), "big")
+    code = int.from_bytes(character.encode("cp950", "replace"), "big")
+    if code <= 0x7F:  # a question mark for one that only UTF-8 has
+        return UNLIKELY
     if 0xA440 <= code <= 0xC67E:
         return _share(96, 5401)
     return _share(3, 7652) if 0xC940 <= code <= 0xF9D5 else _share(1, 400)
@@ -228,7 +274,10 @@ def _japanese(character: str) -> float:
 
 def _korean(character: str) -> float:
     """Weighs a character of code page 949: the syllables of KS X 1001, the others, and Chinese ones."""
-    lead, trail = character.encode("cp949")
+    encoded = character.encode("cp949", "replace")
+    if len(encoded) != 2:  # a question mark for one that only UTF-8 has
+        return UNLIKELY
+    lead, trail = encoded
     if trail >= 0xA1 and 0xB0 <= lead <= 0xC8:
         rare = 2350 - len(FREQUENT_HANGUL)
         return _share(85, len(FREQUENT_HANGUL)) if character in FREQUENT_HANGUL else _share(12, rare)
@@ -243,7 +292,8 @@ def _cyrillic(character: str) -> float:
         return math.log(share / 100)
     if letter in OTHER_CYRILLIC:
         return math.log(0.002)
-    return math.log(0.0005) if "CYRILLIC" in unicodedata.name(character, "") else UNLIKELY
+    is_cyrillic = character < "\u0500" and "CYRILLIC" in unicodedata.name(character, "")
+    return math.log(0.0005) if is_cyrillic else UNLIKELY
 
 
 def _latin(shares: dict[str, float], character: str) -> float:
@@ -252,6 +302,15 @@ def _latin(shares: dict[str, float], character: str) -> float:
         if letter in letters:
             return math.log(share)
     return math.log(0.0005) if character.isalpha() and character < "ƀ" else UNLIKELY
+
+
+def _signs(character: str) -> float:
+    return math.log(0.002) if character in FREQUENT_SIGNS else _western(character)
+
+
+def _living(character: str) -> float:
+    """Weighs a character of UTF-8 in a language that has no code page here; all characters of a name are of one script."""
+    return -math.log(60) if unicodedata.name(character, "").partition(" ")[0] in LIVING_SCRIPTS else UNLIKELY
 
 
 def _script(script: str, letters: int, character: str) -> float:
@@ -283,4 +342,20 @@ CODE_PAGES = (
     _other("cp862", "cp862", partial(_script, "HEBREW", 27)),
     _other("Windows-1256", "cp1256", partial(_script, "ARABIC", 36)),
     _other("cp874", "cp874", partial(_script, "THAI", 100)),  # 80 letters, whose marks have their places
+)
+LIVING_SCRIPTS = frozenset(
+    "ARMENIAN GEORGIAN DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU KANNADA "  # noqa: SIM905
+    "MALAYALAM SINHALA LAO MYANMAR KHMER ETHIOPIC TIBETAN".split()
+)
+COMMON_PAGES = ("GBK", "Big5", "Shift JIS", "EUC-KR", "cp866", "Windows-1252", "Windows-1250")
+RARE_PAGES = ("Windows-1253", "Windows-1255", "Windows-1256", "cp874")  # Greek, Hebrew, Arabic, Thai
+# What names in UTF-8 may be in; the prior counts once for all names in a language.
+LANGUAGES = (
+    *(
+        replace(page, prior=RARE_SCRIPT if page.name in RARE_PAGES else 0.0)
+        for page in CODE_PAGES
+        if page.name in COMMON_PAGES + RARE_PAGES
+    ),
+    _CodePage("signs", "utf-8", _signs),
+    _CodePage("others", "utf-8", _living, prior=RARE_SCRIPT),
 )

@@ -390,6 +390,15 @@ def test_the_note_names_the_encoding_and_some_names(tmp_path):
     assert "玫瑰" in note and note.endswith("If that is wrong, set name_encoding of advanced.")
 
 
+def test_the_note_names_utf8_where_names_may_be_in_it_or_not(tmp_path):
+    path = zip_names.write_zip(tmp_path / "photos.zip", {"猫/1.jpg".encode("gbk"): b"a"})
+    assert names(path) == ["猫/1.jpg"]
+    assert archives.note_on_names(str(path)) == (
+        f"The names in {path} do not say their encoding, and are read as GBK (猫), or UTF-8 (è). "
+        "If that is wrong, set name_encoding of advanced."
+    )
+
+
 @pytest.mark.parametrize("known", [["daisy/1.jpg"], CHINESE])
 def test_no_note_is_made_where_all_names_are_known(tmp_path, known, given_encoding):
     path = write_tar(tmp_path / "known.tar", known, encoding="utf-8")

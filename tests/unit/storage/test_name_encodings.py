@@ -1,9 +1,11 @@
 """Names of classes as people have them, in the code pages of their systems, come out right, many files or few."""
 # ruff: noqa: RUF001 (letters of other alphabets are meant)
 
+import unicodedata
+
 import pytest
 
-from kfp_vision.storage.name_encodings import Decision, UnknownEncoding, find_encoding
+from kfp_vision.storage.name_encodings import Decision, UnknownEncoding, find_encoding, is_valid
 
 CLASSES = {
     "gbk": [
@@ -62,6 +64,19 @@ CLASSES = {
         "وردة توليب",
     ],
 }  # fmt: skip
+# Names that are valid UTF-8 as well, by chance.
+VALID_IN_UTF8 = {
+    "gbk": ["猫", "猫 牛", "牛 鸭", "图片", "木 水", "叶 木", "莓", "千 全 斯", "苹 叶", "应转", "猫 牛 鸭 狗 鸟"],
+    "cp866": ["рак", "сом рак", "сад"],
+}
+IN_UTF8 = (
+    "玫瑰 郁金香 猫 牛 正常|貓 蘋果 鬱金香|バラ いぬ 猫 キズ|장미 개 사과|роза кот пёс рак я|їжак кіт|әже қоян құс|"
+    "куче котка|мачка њушка|گربه\u200cها|❤️\u200d🔥|γάτα ρόδο Αθήνα|חתול כלב|"
+    "وردة قط كلب|گربه گل پسته|แมว หมา|गुलाब कुत्ता|গোলাপ|பூனை|పిల్లి|ಬೆಕ್ಕು|പൂച്ച|બિલાડી|ਬਿੱਲੀ|"
+    "පූසා|ကြောင်|ឆ្មា|ແມວ|კატა ვარდი|կատու շուն|ድመት|été chêne œillet|Äpfel Öl Bär|niño árbol año|maçã pão É|città|"
+    "róża źdźbło łoś|růže ťapka kůň|őz fű ló|măr țăruș|gül çiçek ışık|öl ål älg|æble øl|þorskur æður|hồng chó ổi ớt đào|"
+    "ət gül|āboli ķirsis|ąžuolas|ħobż|ĉevalo|ọ̀pẹ|māo nǚ|🌹 🐱cat|cat™ 10°C “rose” ½ µm ±5% α-Fe|абвгд"
+)
 CASES = [(encoding, labels) for encoding, groups in CLASSES.items() for labels in groups]
 
 
@@ -81,6 +96,37 @@ def test_names_in_a_code_page_are_decoded(encoding, labels, each):
 def test_names_in_utf8_are_utf8_and_ascii_needs_no_decision():
     assert find_encoding([name.encode() for name in paths("玫瑰 роза Gänse", 2)]) == Decision("UTF-8", "utf-8")
     assert find_encoding([b"daisy/1.jpg"]) == Decision()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("labels", IN_UTF8.split("|"))
+def test_names_in_utf8_of_any_language_are_utf8_one_by_one_and_together(labels, form):
+    for names in (labels, *labels.split()):
+        raw = [unicodedata.normalize(form, name).encode() for name in paths(names, 1)]
+        assert all(name.isascii() for name in raw) or find_encoding(raw).codec == "utf-8"
+
+
+@pytest.mark.parametrize(
+    "letters", ["абвгдежзиклмнопрстуфхцчшэюя", "αβγδεζηθικλμνξοπρστυφχψω", "אבגדהוזחטיכ", "ابتثجحخدذ", "äöüß", "αβ"]
+)
+def test_the_letters_of_an_alphabet_in_utf8_are_utf8(letters):
+    assert find_encoding([name.encode() for name in paths(" ".join(letters), 1)]) == Decision("UTF-8", "utf-8")
+
+
+@pytest.mark.parametrize("each", [1, 40])
+@pytest.mark.parametrize(
+    "encoding, labels", [(encoding, labels) for encoding, groups in VALID_IN_UTF8.items() for labels in groups]
+)
+def test_names_in_a_code_page_that_are_valid_utf8_by_chance_are_decoded(encoding, labels, each):
+    names = paths(labels, each)
+    raw = [name.encode(encoding) for name in names]
+    assert sum(is_valid(label.encode(encoding), "utf-8") for label in labels.split()) >= min(3, len(labels.split()))
+    assert [name.decode(find_encoding(raw).codec) for name in raw] == names
+
+
+def test_names_that_are_as_probable_in_utf8_as_in_a_code_page_are_shown_in_both():
+    assert find_encoding(["猫/1.jpg".encode("gbk")]) == Decision("GBK", "gb18030", "UTF-8", ("猫", "è"))
+    assert find_encoding(["å/1.jpg".encode()]) == Decision("UTF-8", "utf-8", "GBK", ("å", "氓"))
 
 
 def test_names_of_which_a_few_were_cut_off_are_utf8():

@@ -121,6 +121,11 @@ def utf8_names(folder):
     assert any("Unicode form: are they the same class?" in note for note in notes)
 
 
+def valid_in_both(folder):
+    assert list(contents(zip_names.write_zip(folder / "a.zip", {"猫/1.jpg".encode("gbk"): b"a"}))) == ["猫/1.jpg"]
+    assert "read as GBK (猫), or UTF-8 (è)" in reading.notes_on_names(str(folder / "a.zip"))[0]
+
+
 def unicode_path(folder):
     raw = {name.encode("gbk"): name for name in ROSES}
     extras = {stored: zip_names.unicode_path(stored, name) for stored, name in raw.items()}
@@ -227,6 +232,7 @@ CASES = {
     "one of these under another name": other_name,
     "zip that unpacks itself (.exe)": self_extracting,
     "names in UTF-8": utf8_names,
+    "a few short names that are valid in both": valid_in_both,
     "names with the Unicode Path field (zip)": unicode_path,
     "names in a code page": code_page,
     "names as `name_encoding` says": given_encoding,
