@@ -61,6 +61,7 @@ class CheckpointFolder:
 
     def __init__(self, uri: str, identity: Mapping[str, Any]):
         self.uri, self.identity = uri, json.loads(json.dumps(identity))
+        self._damaged: set[str] = set()
         self._writer = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future[None] | None = None
 
@@ -75,6 +76,7 @@ class CheckpointFolder:
                 state = _unpack(self._read(name))
             except DAMAGED_FILE_ERRORS as error:
                 print(f"skips the damaged checkpoint {uris.join_uri(self.uri, name)} ({type(error).__name__})", flush=True)
+                self._damaged.add(name)
                 continue
             self._check_identity(state.about["identity"], name)
             return state
@@ -127,14 +129,22 @@ class CheckpointFolder:
 
     def _write(self, state: TrainingState) -> None:
         packed = _pack(TrainingState(state.step, state.arrays, {**state.about, "identity": self.identity}))
+        written = FILE_NAME.format(state.step)
         try:
-            writing.write_file(packed, uris.join_uri(self.uri, FILE_NAME.format(state.step)))
-            for name in self._names()[:-CHECKPOINTS_KEPT]:
+            writing.write_file(packed, uris.join_uri(self.uri, written))
+            self._damaged.discard(written)
+            for name in self._superseded(written):
                 writing.delete_file(uris.join_uri(self.uri, name))
         except OSError as error:  # of the file system: a full disk, a folder that others have made read-only
             found = f"{error.strerror or type(error).__name__} in {self.uri}"
             remedy = "Make room there, or choose another checkpoint_dir, and start the run again."
             raise InputError("checkpoint_dir must stay writable to the end of the training", found, remedy) from None
+
+    def _superseded(self, written: str) -> list[str]:
+        """Returns the files before the newest intact ones, the last of which is that just written; later ones stay."""
+        names = self._names()
+        intact = sorted({written, *(name for name in names if name < written and name not in self._damaged)})
+        return [name for name in names if name < intact[-CHECKPOINTS_KEPT:][0]]
 
     def _names(self) -> list[str]:
         return [found.name for found in reading.list_files(self.uri) if CHECKPOINT_FILE.fullmatch(found.name)]

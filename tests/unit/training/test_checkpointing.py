@@ -214,6 +214,43 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path, capsys, damage):
     assert f"skips the damaged checkpoint {newest_checkpoint} (" in capsys.readouterr().out
 
 
+def test_damaged_checkpoints_of_later_steps_do_not_count_among_the_two(tmp_path):
+    def names() -> list[int]:
+        return sorted(int(path.stem.removeprefix("step-")) for path in tmp_path.iterdir())
+
+    for step in (210, 211):
+        (tmp_path / f"step-{step:08}.npz").write_bytes(b"cut off")
+    folder = CheckpointFolder(str(tmp_path), {})
+    assert folder.newest() is None
+    kept = {}
+    for step in (100, 200, 210, 220, 230):
+        folder.save(state(step))
+        folder.wait()
+        kept[step] = names()
+    assert kept == {
+        100: [100, 210, 211],
+        200: [100, 200, 210, 211],
+        210: [200, 210, 211],
+        220: [210, 211, 220],
+        230: [220, 230],
+    }
+    assert CheckpointFolder(str(tmp_path), {}).newest().step == 230
+
+
+def test_after_a_damaged_checkpoint_the_one_before_it_stays_as_the_second(tmp_path):
+    folder = CheckpointFolder(str(tmp_path), {})
+    for step in (5, 10):
+        folder.save(state(step))
+    folder.wait()
+    (tmp_path / "step-00000010.npz").write_bytes(b"cut off")
+    resumed = CheckpointFolder(str(tmp_path), {})
+    assert resumed.newest().step == 5
+    resumed.save(state(15))
+    resumed.wait()
+    (tmp_path / "step-00000015.npz").write_bytes(b"cut off")
+    assert resumed.newest().step == 5
+
+
 def test_a_checkpoint_that_cannot_be_written_raises_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = CheckpointFolder(str(tmp_path / "file"), {})
