@@ -27,6 +27,7 @@ CHECKPOINT_FILE = re.compile(r"step-(\d{8})\.npz")
 FILE_NAME = "step-{:08}.npz"
 CHECKPOINTS_KEPT = 2
 METADATA_KEY = "about"
+MAX_SHOWN = 60  # characters of a value in a message
 DAMAGED_FILE_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile)
 
 
@@ -190,5 +191,10 @@ def _unpack(packed: bytes) -> TrainingState:
 
 
 def _shorten(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """Returns a value as JSON, truncated; of a list of names, between two of them."""
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) <= MAX_SHOWN:
+        return text
+    start = text[: MAX_SHOWN - len("...")]
+    whole, end, _ = start.rpartition('", ')
+    return f"{whole}{end}..." if whole else f"{start}..."

@@ -251,6 +251,27 @@ def test_after_a_damaged_checkpoint_the_one_before_it_stays_as_the_second(tmp_pa
     assert resumed.newest().step == 5
 
 
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (["одуванчик", "роза"], '["одуванчик", "роза"]'),
+        (
+            ["одуванчик", "подсолнух", "ромашка", "тюльпан", "колокольчик", "роза"],
+            '["одуванчик", "подсолнух", "ромашка", "тюльпан", ...',
+        ),
+        (["花" * 80, "роза"], f'["{"花" * 55}...'),
+    ],
+)
+def test_a_checkpoint_of_other_classes_is_rejected_with_the_names_as_people_write_them(tmp_path, labels, shown):
+    folder = CheckpointFolder(str(tmp_path), {"labels": labels})
+    folder.save(state(5))
+    folder.wait()
+    with pytest.raises(InputError) as refusal:
+        CheckpointFolder(str(tmp_path), {"labels": ["астра"]}).newest()
+    rule = "error: a checkpoint must be of the training that resumes from it: step-00000005.npz must have labels"
+    assert str(refusal.value).startswith(f'{rule} ["астра"]; got {shown} in {tmp_path}. ')
+
+
 def test_a_checkpoint_that_cannot_be_written_raises_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = CheckpointFolder(str(tmp_path / "file"), {})
