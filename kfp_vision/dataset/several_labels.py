@@ -1,6 +1,7 @@
 """What is particular to data whose images have any number of labels: one row an image, and what to tell about the sets."""
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import replace
 from itertools import combinations
 
@@ -43,11 +44,13 @@ def merge_copies(found: Catalog) -> None:
     )
 
 
-def check_names(found: Catalog) -> None:
+def check_names(found: Catalog, folders: Set[str] = frozenset(), separator: str = "") -> None:
     """Checks that tables can hold the names of the labels.
 
     Args:
         found: the catalog of the data.
+        folders: the labels that are names of folders.
+        separator: the setting `label_separator` of `advanced`.
 
     Raises:
         InputError: a label holds `|`, which separates labels wherever people read them.
@@ -55,8 +58,17 @@ def check_names(found: Catalog) -> None:
     wrong = [label for label in found.classes if SHOWN_SEPARATOR in label]
     if wrong:
         rule = f"with labels=several, a label must not hold {SHOWN_SEPARATOR}, which separates labels in tables"
-        remedy = 'Rename it; if it is a list of labels, set advanced to {"label_separator": "|"}.'
-        raise InputError(rule, some(wrong), remedy)
+        raise InputError(rule, some(wrong), _separate(in_folders=not folders.isdisjoint(wrong), separator=separator))
+
+
+def _separate(*, in_folders: bool, separator: str) -> str:
+    """Returns the remedy for a label that holds `|`. Without a setting, that separates labels in the cells of tables anyway."""
+    if in_folders:
+        each = "put a copy of each image in the folder of each of its labels, or list the images in a table with their labels"
+        return f"Rename the folder; if it is a list of labels, {each}."
+    if separator in ("", SHOWN_SEPARATOR):
+        return "Rename it; if it is a list of labels, give each of them by itself."
+    return f'Rename it; if it is a list of labels, set advanced to {{"label_separator": "{SHOWN_SEPARATOR}"}}.'
 
 
 def _merge(rows: list[ImageRow]) -> ImageRow:

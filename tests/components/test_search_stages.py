@@ -186,6 +186,12 @@ def test_rejects_a_label_that_holds_what_separates_labels_where_images_have_seve
     of_several = run_component.run(components.list_images, tmp_path / "several", **values, labels="several")
     rule = "error: with labels=several, a label must not hold |, which separates labels in tables; got blue|pale."
     assert run_component.error_line(of_several).startswith(rule)
+    (tmp_path / "photos" / "blue|pale").mkdir()
+    (tmp_path / "photos" / "0000.jpg").rename(tmp_path / "photos" / "blue|pale" / "0000.jpg")
+    table.unlink()
+    folder = values | {"images_uri": str(tmp_path / "photos")}
+    of_folders = run_component.run(components.list_images, tmp_path / "folders", **folder, labels="several")
+    assert run_component.error_line(of_folders).startswith(f"{rule} Rename the folder; ")
 
 
 def test_rejects_a_folder_without_images(tmp_path):

@@ -152,6 +152,39 @@ def test_a_label_that_holds_the_separator_of_tables_is_rejected():
         check_names(found)
 
 
+TO_FOLDERS = (
+    "Rename the folder; if it is a list of labels, put a copy of each image in the folder of each of its labels, "
+    "or list the images in a table with their labels."
+)
+TO_A_BAR = 'Rename it; if it is a list of labels, set advanced to {"label_separator": "|"}.'
+TO_EACH = "Rename it; if it is a list of labels, give each of them by itself."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "labels_of", "separator", "remedy"),
+    [
+        ("", "", "", "", TO_FOLDERS),
+        ("", "", "", "|", TO_FOLDERS),
+        ("", "", "uri,label\n2/b.jpg,blue\n", ";", TO_FOLDERS),
+        ("", "", "uri,label\nred|pale/a.jpg,blue|pale\n", ";", TO_A_BAR),
+        ("a.csv", "uri,label\nred|pale/a.jpg,blue|pale;red\n2/b.jpg,red\n", "", ";", TO_A_BAR),
+        ("a.csv", 'uri,label\nred|pale/a.jpg,"[""blue|pale""]"\n2/b.jpg,red\n', "", "|", TO_EACH),
+        ("a.csv", 'uri,label\nred|pale/a.jpg,"[""blue|pale""]"\n2/b.jpg,red\n', "", "", TO_EACH),
+    ],
+)
+def test_the_remedy_for_a_bar_in_a_label_works_where_the_label_is_from(tmp_path, name, content, labels_of, separator, remedy):
+    for number, place in enumerate(("red|pale/a.jpg", "2/b.jpg")):
+        (tmp_path / "photos" / place).parent.mkdir(parents=True)
+        (tmp_path / "photos" / place).write_bytes(drawn.draw(("red",), number))
+    if name:
+        (tmp_path / "photos" / name).write_text(content)
+    (tmp_path / "labels.csv").write_text(labels_of)
+    how = {"labels_uri": str(tmp_path / "labels.csv")} if labels_of else {}
+    with pytest.raises(InputError) as refusal:
+        ingested(tmp_path / "photos" / name, tmp_path, advanced=Advanced.parse({"label_separator": separator}), **how)
+    assert "a label must not hold |" in str(refusal.value) and str(refusal.value).endswith(f"|pale. {remedy}")
+
+
 def test_of_a_rare_label_only_that_label_is_left_out(tmp_path):
     table = drawn.write_folder(tmp_path / "photos", 40)
     lines = table.read_text().splitlines()
