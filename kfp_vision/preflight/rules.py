@@ -55,6 +55,8 @@ SWEEP_EXAMPLES = {
     "batch_sizes": "[16, 32]",
     "learning_rates": "[0.001, 0.01]",
 }
+# How errors name the fields of a trial that come from lists.
+EACH_SWEPT = {field: f"each of {name}" for name, field in trial_plan.SWEPT_FIELDS.items()}
 
 
 # The fields that hold an address; white space that was pasted around it does not count.
@@ -172,8 +174,9 @@ def check_sweep_values(form: Mapping[str, Any]) -> Advanced:
         raise InputError(f"there must be at most {MAX_TRIALS} combinations to try all of them", combinations, remedy)
     for values in itertools.product(*(form[name] for name in trial_plan.SWEPT_FIELDS)):
         trial = {**form, **dict(zip(trial_plan.SWEPT_FIELDS.values(), values, strict=True))}
-        check_choices(trial, TRIAL_CHOICES)
-        _check_training_fields(trial, advanced)
+        choices_of = {EACH_SWEPT.get(field, field): choices for field, choices in TRIAL_CHOICES.items()}
+        check_choices({EACH_SWEPT.get(field, field): value for field, value in trial.items()}, choices_of)
+        _check_training_fields(trial, advanced, EACH_SWEPT)
     return advanced
 
 
@@ -280,16 +283,29 @@ def check_search_values(form: Mapping[str, Any]) -> None:
         NETWORKS[form["network"]].check_start(form["checkpoint_uri"])
 
 
-def _check_training_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
+def _check_training_fields(form: Mapping[str, Any], advanced: Advanced, named: Mapping[str, str] | None = None) -> None:
+    """Checks the fields of a training.
+
+    Args:
+        form: every field, by name.
+        advanced: the field `advanced`, parsed.
+        named: how errors name a field, where not by its name.
+
+    Raises:
+        InputError: the first rule that is broken.
+    """
+    named = named or {}
     check_number("min_accuracy", form["min_accuracy"], *RATIO_RULE)
     for name, most, usual in (("batch_size", MAX_BATCH_SIZE, "16"), ("train_steps", MAX_TRAIN_STEPS, "6000")):
-        check_number(name, form[name], 1, most + 1, f"a whole number from 1 to {most}", usual, whole=True)
-    check_number("learning_rate", form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
+        rule = f"a whole number from 1 to {most}"
+        check_number(named.get(name, name), form[name], 1, most + 1, rule, usual, whole=True)
+    name = named.get("learning_rate", "learning_rate")
+    check_number(name, form["learning_rate"], 1e-12, math.inf, "above 0", "0.0025")
     check_number("gpu_count", form["gpu_count"], 0, math.inf, "0 or a whole number above it", "1", whole=True)
-    _check_workers(form, advanced)
+    _check_workers(form, advanced, named.get("batch_size", "batch_size"))
     for name in ("fine_tune", "train_last_layer_only"):
         check_type(name, form[name], bool, "true")
-    _check_optimizer(form, advanced)
+    _check_optimizer(form, advanced, f"take {FTRL} out of optimizers" if "optimizer" in named else "optimizer to momentum")
     rule = f"0 or a whole number up to {MAX_IMAGE_SIZE}"
     check_number("image_size", form["image_size"], 0, MAX_IMAGE_SIZE + 1, rule, "224", whole=True)
     for name in ("checkpoint_uri", "log_uri", "checkpoint_dir", "deploy_to", "test_image_uri", "predict_uri"):
@@ -328,12 +344,13 @@ def check_network_fields(form: Mapping[str, Any], advanced: Advanced) -> None:
         network.check_start(form["checkpoint_uri"])
 
 
-def _check_workers(form: Mapping[str, Any], advanced: Advanced) -> None:
+def _check_workers(form: Mapping[str, Any], advanced: Advanced, batch_size: str) -> None:
+    """Checks the number of workers; `batch_size` is how errors name that field."""
     rule = f"a whole number from 1 to {MAX_WORKERS}"
     check_number("workers", form["workers"], 1, MAX_WORKERS + 1, rule, "2", whole=True)
     devices = int(form["workers"] * max(form["gpu_count"], 1))
     if form["workers"] > 1 and form["batch_size"] % devices:
-        rule = f"batch_size must be a multiple of the {devices} devices of all workers, which share every batch"
+        rule = f"{batch_size} must be a multiple of the {devices} devices of all workers, which share every batch"
         multiple = math.ceil(form["batch_size"] / devices) * devices
         raise InputError(rule, form["batch_size"], f"Set it to {multiple}, say.")
     if form["workers"] > 1 and not form["gpu_count"] and advanced.xla == "on":
@@ -341,18 +358,18 @@ def _check_workers(form: Mapping[str, Any], advanced: Advanced) -> None:
         raise InputError(rule, f"workers={form['workers']:g}", "Leave it out, or set workers to 1.")
 
 
-def _check_optimizer(form: Mapping[str, Any], advanced: Advanced) -> None:
+def _check_optimizer(form: Mapping[str, Any], advanced: Advanced, other: str) -> None:
     """Refuses `ftrl` for whole networks: its first step sets all weights to about 0, and from there no gradient leads away.
 
-    A head that `head_steps` have trained is lost in the same way.
+    A head that `head_steps` have trained is lost in the same way. `other` is the remedy of another optimizer.
     """
     if form["optimizer"] == FTRL and not form["train_last_layer_only"]:
         rule = f"optimizer={FTRL} must train the classification head alone, since it forgets the weights that it starts from"
-        remedy = "Set train_last_layer_only to true, or optimizer to momentum."
+        remedy = f"Set train_last_layer_only to true, or {other}."
         raise InputError(rule, "train_last_layer_only=false", remedy)
     if form["optimizer"] == FTRL and advanced.head_steps:
         rule = f"head_steps of advanced must be 0 with optimizer={FTRL}, which forgets the head that they train"
-        raise InputError(rule, str(advanced.head_steps), 'Set advanced to {"head_steps": 0}, or optimizer to momentum.')
+        raise InputError(rule, str(advanced.head_steps), f'Set advanced to {{"head_steps": 0}}, or {other}.')
 
 
 def _check_width(network: Network, form: Mapping[str, Any], multiplier: float) -> None:

@@ -417,6 +417,34 @@ def sweep_fields() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"networks": ["resnet50", "auto"]}, "each of networks must be one of inception_v1, "),
+        ({"optimizers": ["SGD"]}, "each of optimizers must be one of adadelta, "),
+        ({"batch_sizes": [16, 1.5]}, "each of batch_sizes must be a whole number from 1 to 65536; got 1.5. Set it to 16, say."),
+        ({"learning_rates": [0.1, 0]}, "each of learning_rates must be above 0; got 0. Set it to 0.0025, say."),
+        (
+            {"batch_sizes": [16, 15], "gpu_count": 1, "workers": 2},
+            "each of batch_sizes must be a multiple of the 2 devices of ",
+        ),
+        ({"learning_rate_schedule": "never"}, "learning_rate_schedule must be one of "),
+    ],
+)
+def test_an_invalid_item_of_a_sweep_is_rejected_with_the_list_that_holds_it(given, line):
+    rules.check_sweep_values(sweep_fields())
+    with pytest.raises(InputError) as refusal:
+        rules.check_sweep_values(sweep_fields() | given)
+    assert error_line(refusal).startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("changes", [{}, {"train_last_layer_only": True, "advanced": {"head_steps": 5}}])
+def test_ftrl_is_rejected_for_whole_networks_in_a_sweep_with_the_list_that_holds_it(changes):
+    with pytest.raises(InputError) as refusal:
+        rules.check_sweep_values(sweep_fields() | {"optimizers": ["sgd", "ftrl"]} | changes)
+    assert error_line(refusal).endswith(", or take ftrl out of optimizers.")
+
+
+@pytest.mark.parametrize(
     ("check", "form"),
     [
         (checks.check_run, lambda: form_defaults(image_classification) | {"images_uri": "sample", "fine_tune": False}),
