@@ -148,7 +148,8 @@ def ingest_images(
         samples=_samples(found, steps.make_sample),
     )
     skipped = formatting.plural(sum(found.skipped.values()), "file", "files")
-    print(f"{len(found.rows)} images in {len(found.classes)} classes, {skipped} skipped")
+    images = formatting.plural(len(found.rows), "image", "images")
+    print(f"{images} in {formatting.plural(len(found.classes), 'class', 'classes')}, {skipped} skipped")
     return found
 
 

@@ -25,6 +25,7 @@ from kfp_vision.dataset.images import Rejected, looks_like_image
 from kfp_vision.dataset.table import allow_long_cells
 from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.reports import results
+from kfp_vision.reports.formatting import plural
 from kfp_vision.repository.version import Version
 from kfp_vision.serving.instances import read_image
 from kfp_vision.storage import base, parquet, reading, unwritable, uris, writing
@@ -96,7 +97,8 @@ def collect_logged(version: Version, logged_uri: str, collected_uri: str, *, day
             kept = [collect.with_image(answer, encoded) if images else answer for answer, encoded in answers]
             writing.write_file(pack_batch(kept), uris.join_uri(folder, batch))
             counts["answers"] += len(kept)
-    results.announce(f"collected {counts['answers']} answers from {counts['files']} new files of KServe's logger")
+    collected, files = plural(counts["answers"], "answer", "answers"), plural(counts["files"], "new file", "new files")
+    results.announce(f"collected {collected} from {files} of KServe's logger")
     return dict(counts)
 
 

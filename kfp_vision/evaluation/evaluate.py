@@ -24,6 +24,7 @@ from kfp_vision.prediction.classifier import Classifier
 from kfp_vision.records import example
 from kfp_vision.records.records_folder import RandomAccessRecords, RecordsInfo, choose_evaluation_records, verify_records
 from kfp_vision.reports import pages, results, thumbnails
+from kfp_vision.reports.formatting import plural
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import HISTORY_FILE, Version, exported_version
 from kfp_vision.storage import atomic, reading, unwritable, uris
@@ -192,7 +193,7 @@ def evaluate_classifier(
     _write_page(page, result, predictions, classifier, folder, model)
     outcome = "accepted" if result.verdict.accepted else "not accepted"
     name, value = metrics.main
-    reached = f"{name} {value:.4f} on {metrics.images} {about.split} images"
+    reached = f"{name} {value:.4f} on {plural(metrics.images, f'{about.split} image', f'{about.split} images')}"
     results.announce(f"{outcome}, {reached}: {'; '.join(result.verdict.reasons)}")
     return result
 

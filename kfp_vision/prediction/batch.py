@@ -23,6 +23,7 @@ from kfp_vision.dataset.table import (
 )
 from kfp_vision.prediction.classifier import Answer, AnswerT, ImageClassifier, Prediction, apply_to_valid
 from kfp_vision.reports import results
+from kfp_vision.reports.formatting import plural
 from kfp_vision.storage import atomic, reading, several_sample, unwritable, uris
 
 CLASSIFY_BATCH_SIZE = 32  # images
@@ -193,7 +194,7 @@ def summary_metrics(counts: Mapping[str, int], *, several: bool) -> dict[str, fl
 
 
 def _summary(counts: Mapping[str, int], *, several: bool) -> str:
-    text = f"{counts['pictures']} images classified, {counts['unreadable']} unreadable"
+    text = f"{plural(counts['pictures'], 'image', 'images')} classified, {counts['unreadable']} unreadable"
     if counts["labelled"]:
         figure = "exact match ratio" if several else "accuracy"
         given = "whose labels are given" if several else "in folders named after a class"

@@ -222,11 +222,12 @@ def join_parts(
     for split in SPLITS:
         with atomic.replacing(outputs[split]) as staging:
             joined[split] = _join_split(parts[split], staging, split, images_per_shard)
-        print(f"{split}: {joined[split].images} images in {plural(len(joined[split].shards), 'shard', 'shards')}", flush=True)
+        of_split = plural(joined[split].images, "image", "images")
+        print(f"{split}: {of_split} in {plural(len(joined[split].shards), 'shard', 'shards')}", flush=True)
     images, files = sum(info.images for info in joined.values()), sum(len(info.shards) for info in joined.values())
     by_split = ", ".join(f"{info.images} {split}" for split, info in joined.items())
     shards, rejected = plural(files, "shard", "shards"), len(odd_images.without_odd(rejects)[0])
-    results.announce(f"{images} images in {shards} ({by_split}), {rejected} rejected")
+    results.announce(f"{plural(images, 'image', 'images')} in {shards} ({by_split}), {rejected} rejected")
     return joined
 
 

@@ -16,6 +16,7 @@ from kfp_vision.dataset.table import ImageRow, read_table, write_table, write_un
 from kfp_vision.networks import NETWORKS
 from kfp_vision.records.partitions import partition_numbers
 from kfp_vision.reports import results
+from kfp_vision.reports.formatting import plural
 from kfp_vision.repository import version
 from kfp_vision.repository.version import Version, exported_version
 from kfp_vision.search import ann, index, parts
@@ -80,7 +81,7 @@ def list_images(
     for line in [*reading.notes_on_names(images_uri), *found.notes, *hidden, *skipped]:
         print(line)
     write_table(table, found.rows)
-    print(f"{len(found.rows)} images to index")
+    print(f"{plural(len(found.rows), 'image', 'images')} to index")
     return partition_numbers(partitions)
 
 
@@ -132,7 +133,7 @@ def join_index(parts: Sequence[Path], model: Path, *, folder: Path, refused: Pat
     write_unused(refused, built.refused)
     for uri, label, reason in built.refused[: index.MAX_REJECTIONS_LOGGED]:
         print(redact(f"rejected: {uri}{f' ({label})' if label else ''}: {reason}"))
-    results.announce(f"{built.about.pictures} images indexed, {len(built.refused)} rejected")
+    results.announce(f"{plural(built.about.pictures, 'image', 'images')} indexed, {len(built.refused)} rejected")
     return {
         "pictures": built.about.pictures,
         "computed": built.computed,

@@ -13,6 +13,7 @@ from typing import Any
 from kfp_vision.core import json_text
 from kfp_vision.core.errors import InputError
 from kfp_vision.reports import results
+from kfp_vision.reports.formatting import plural
 from kfp_vision.repository import publish
 from kfp_vision.repository.version import INDEX_FOLDER, SERVING_FOLDER, exported_version
 from kfp_vision.search.index import (
@@ -85,7 +86,8 @@ def deploy_index(index: Path, deploy_to: str, deployed: Path) -> dict[str, Any]:
     deployment = {"repository": place, "model_name": newest.name, "version": newest.number}
     deployment |= {"generation": generation, "pictures": about.pictures}
     atomic.write_json(deployed, deployment)
-    results.announce(f"index of {about.pictures} images deployed beside version {newest.number} of {newest.name} in {place}")
+    images = plural(about.pictures, "image", "images")
+    results.announce(f"index of {images} deployed beside version {newest.number} of {newest.name} in {place}")
     return deployment
 
 

@@ -21,6 +21,7 @@ from kfp_vision.core.advanced import Advanced
 from kfp_vision.core.errors import InputError
 from kfp_vision.records.records_folder import fingerprint_records, read_records_info
 from kfp_vision.reports import pages, results
+from kfp_vision.reports.formatting import plural
 from kfp_vision.storage import atomic, unwritable, uris
 from kfp_vision.training import workers
 from kfp_vision.training.divergence import Diverged
@@ -193,7 +194,7 @@ def compare_trials(models: Sequence[Path], *, model: Path, table: Path, page: Pa
         shutil.copytree(folders[best["number"]][0], beside)
     failed, ended = len(outcomes) - len(finished), len(finished) - len(to_the_end)
     counts = " and ".join(f"{count} {what}" for count, what in ((ended, "ended early"), (failed, "failed")) if count)
-    of_all = f"best of {len(outcomes)} trials{f', of which {counts}' if counts else ''}"
+    of_all = f"best of {plural(len(outcomes), 'trial', 'trials')}{f', of which {counts}' if counts else ''}"
     results.announce(
         f"{of_all}: trial {best['number']} ({describe_trial(best)}), {figure.replace('_', ' ')} {best[figure]:.4f}"
     )

@@ -129,7 +129,7 @@ def test_lists_images_of_any_name_and_names_the_other_files(tmp_path, image_fold
     assert ended.printed == [
         "1 files without a usual ending are images by their first bytes: 1.jpg?width=640.",
         "1 file skipped: not an image (notes)",
-        "1 images to index",
+        "1 image to index",
     ]
 
 

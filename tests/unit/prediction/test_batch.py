@@ -114,6 +114,11 @@ def test_predicts_a_folder_and_writes_a_table(classifier, folder, tmp_path, caps
     assert "5 images classified, 1 unreadable; accuracy 0.6667 on the 3 in folders named after a class" in output
 
 
+def test_one_image_is_told_in_the_singular(classifier, folder, tmp_path, capsys):
+    batch.predict_images(classifier, classifier.labels, str(folder / "sky"), tmp_path / "out.csv")
+    assert capsys.readouterr().out == "1 image classified, 0 unreadable\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name_unknown", [False, True])
 def test_the_table_says_which_images_are_known(folder, tmp_path, name_unknown):
