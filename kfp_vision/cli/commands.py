@@ -541,8 +541,11 @@ def label_images(options: argparse.Namespace) -> None:
         options: the parsed command line.
     """
     from kfp_vision.review import label_page
+    from kfp_vision.storage import reading
 
     images = label_page.read_images_to_label(options.images)
+    for note in reading.notes_on_names(uris.from_field(options.images)):
+        print(note, file=sys.stderr)
     if Path(options.images).exists() and options.labels.exists() and options.labels.samefile(options.images):
         rule, remedy = "the labels must be saved in another file than the table of the images", "Give --labels another name."
         raise UsageError(FieldError(rule, str(options.labels), remedy))
@@ -679,8 +682,9 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
             print(line(uri, answer), flush=True)
     if not total:
         raise batch.no_images_error(", ".join(uris), skipped)
-    for skipped_line in skipped.lines():
-        print(skipped_line, file=sys.stderr)
+    notes = dict.fromkeys(note for uri in uris for note in batch.describe_reading(uri, SkippedFiles()))
+    for told in [*notes, *skipped.lines()]:
+        print(told, file=sys.stderr)
     return FAILED if failed else DONE
 
 

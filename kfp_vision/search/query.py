@@ -149,8 +149,8 @@ def search_images(index: Path, queries_uri: str, *, count: int, label: str, tabl
             raise InputError(
                 "there must be images to search for", f"none at {queries_uri}{files}", "Give an image or a folder."
             )
-    for skipped_line in skipped.lines():
-        print(skipped_line)
+    for line in batch.describe_reading(queries_uri, skipped):
+        print(line)
     pages.write_search_page(page, queries=shown, total=queries, images=opened.about.pictures)
     print(f"{plural(queries, 'query', 'queries')} among {opened.about.pictures} images, {unreadable} unreadable")
     return {"queries": queries, "unreadable": unreadable}

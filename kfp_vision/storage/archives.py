@@ -63,6 +63,7 @@ PART_ENDING = re.compile(r"\.(\d{3}|z\d\d|part[-_]?\w{1,4}|a[a-z])$|\.(zip|tar|t
 SPLIT_ZIP_ENDING = re.compile(r"\.z\d\d$", re.IGNORECASE)
 JOIN_PARTS = "Join its parts first, as in cat photos.zip.* > photos.zip, or 7z x photos.zip.001."
 REPACK = "Pack or download it again."
+ENCODING_SETTING = f"name_encoding of advanced (or {base.NAME_ENCODING_VARIABLE})"  # of names
 
 _given_encoding = ""  # of names; set for the whole process
 _decisions: dict[str, name_encodings.Decision] = {}  # by the URI of each archive that was read and had to be decided on
@@ -107,7 +108,7 @@ def note_on_names(uri: str) -> str:
     why = "do not say their encoding" if name_encodings.UTF8 in (decision.name, decision.second) else "are not UTF-8"
     return (
         f"The names in {base.redact_uri(uri)} {why}, and are read as {decision.name} ({right}){second}. "
-        "If that is wrong, set name_encoding of advanced."
+        f"If that is wrong, set {ENCODING_SETTING}."
     )
 
 
@@ -321,8 +322,7 @@ def _decoder(path: Path, uri: str) -> Callable[[bytes], str]:
 
 
 def _undecodable(found: str) -> InputError:
-    given = f"name_encoding of advanced (or {base.NAME_ENCODING_VARIABLE})"
-    remedy = f"Set {given} to it, such as {name_encodings.EXAMPLE}, or pack the folder again with names in UTF-8."
+    remedy = f"Set {ENCODING_SETTING} to it, such as {name_encodings.EXAMPLE}, or pack the folder again with names in UTF-8."
     return InputError("the names in an archive must be in one known encoding", found, remedy)
 
 

@@ -1,5 +1,6 @@
 """The command line: output, error messages and exit codes, with each command in its own process."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 import yaml
-from support import sample_images
+from support import colour_model, sample_images, zip_names
 
 from kfp_vision import PLACEHOLDER, REGISTRY, __version__, components
 from kfp_vision.cli.commands import main, parse_assignments, print_results
@@ -423,6 +424,32 @@ def test_compile_rejects_what_kueue_would_not_take(tmp_path, options, line):
     results = run_command(["compile", "--output", "mine", *options], tmp_path)
     assert results.code == WRONG_USE and results.stderr.startswith(line)
     assert results.made() == []
+
+
+@pytest.mark.slow
+def test_predict_says_once_how_the_names_in_each_archive_are_read(tmp_path, capsys):
+    colour_model.write_version(tmp_path / "colours" / "1")
+    archives = {"sjis": {"花畑の写真/薔薇の写真.png".encode("shift-jis"): "red"}, "ascii": {b"blue.png": "blue"}}
+    for name, files in archives.items():
+        content = {path: colour_model.picture(colour) for path, colour in files.items()}
+        archives[name] = str(zip_names.write_zip(tmp_path / f"{name}.zip", content))
+    images = [archives["sjis"], archives["ascii"], archives["sjis"]]
+    assert main(["predict", "--model", str(tmp_path / "colours"), "--json", *images]) == DONE
+    printed = capsys.readouterr()
+    assert [json.loads(line)["prediction"] for line in printed.out.splitlines()] == ["red", "blue", "red"]
+    notes = [line for line in printed.err.splitlines() if line.startswith("The names in ")]
+    (note,) = notes
+    assert note.startswith(f"The names in {archives['sjis']} are not UTF-8, and are read as Shift JIS (")
+
+
+def test_review_says_how_the_names_in_an_archive_are_read(tmp_path, capsys):
+    files = {"花朵/玫瑰.png".encode("gbk"): colour_model.picture("red")}
+    images = zip_names.write_zip(tmp_path / "gbk.zip", files)
+    # It ends before the page is served, which no signal would end.
+    assert main(["review", f"{images} ", "--labels", str(tmp_path / "labels.txt")]) == FAILED
+    note, error = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"The names in {images} are not UTF-8, and are read as GBK (")
+    assert "the labels must be saved in a file that ends in .csv" in error
 
 
 @pytest.mark.slow

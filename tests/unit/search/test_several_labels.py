@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import colour_model, colour_sets
+from support import colour_model, colour_sets, zip_names
 
+from kfp_vision.cli.commands import main
 from kfp_vision.core.errors import InputError
 from kfp_vision.dataset.table import ImageRow, join_labels, md5_hex
 from kfp_vision.search import audit, build, label_issues, near_duplicates
@@ -64,6 +65,17 @@ def test_hits_show_all_labels(folder, tmp_path):
     with (tmp_path / "near.csv").open(newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["green|red", "green|red"]
     assert "<bdi>green|red</bdi>" in (tmp_path / "near.html").read_text()
+
+
+def test_says_how_the_names_in_an_archive_of_queries_are_read(folder, tmp_path, capsys):
+    files = {"花朵/玫瑰.png".encode("gbk"): colour_sets.picture(70), b"notes": b"no image"}
+    queries = str(zip_names.write_zip(tmp_path / "gbk.zip", files))
+    search_images(folder, f"{queries} ", count=2, label="", table=tmp_path / "near.csv", page=tmp_path / "page")
+    assert main(["search", "--index", str(folder), "--nearest", "2", "--json", queries]) == 0
+    printed = capsys.readouterr()
+    note, skipped = f"The names in {queries} are not UTF-8, and are read as GBK (", "1 file skipped: not an image (notes)"
+    for lines in (printed.out.splitlines()[:2], printed.err.splitlines()):
+        assert lines[0].startswith(note) and lines[1:] == [skipped]
 
 
 def test_the_audit_finds_missed_and_wrong_labels_one_by_one(folder, tmp_path, capsys):

@@ -387,7 +387,7 @@ def test_the_note_names_the_encoding_and_some_names(tmp_path):
     names(path)
     note = archives.note_on_names(str(path))
     assert note.startswith(f"The names in {path} are not UTF-8, and are read as GBK (")
-    assert "玫瑰" in note and note.endswith("If that is wrong, set name_encoding of advanced.")
+    assert "玫瑰" in note and note.endswith("If that is wrong, set name_encoding of advanced (or KFP_VISION_NAME_ENCODING).")
 
 
 def test_the_note_names_utf8_where_names_may_be_in_it_or_not(tmp_path):
@@ -395,7 +395,7 @@ def test_the_note_names_utf8_where_names_may_be_in_it_or_not(tmp_path):
     assert names(path) == ["猫/1.jpg"]
     assert archives.note_on_names(str(path)) == (
         f"The names in {path} do not say their encoding, and are read as GBK (猫), or UTF-8 (è). "
-        "If that is wrong, set name_encoding of advanced."
+        "If that is wrong, set name_encoding of advanced (or KFP_VISION_NAME_ENCODING)."
     )
 
 
