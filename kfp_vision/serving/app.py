@@ -50,7 +50,8 @@ V1_MODEL, V2_MODEL, VERSION = "/v1/models/{model_name}", "/v2/models/{model_name
 STATUS_BY_ERROR = {InvalidInput: 400, ClientDisconnect: 400, ModelNotFound: 404, NotIndexed: 404, NotLoaded: 404}
 STATUS_BY_ERROR |= {NotExplained: 501, Overloaded: 503, ModelNotReady: 503, ServerNotReady: 503}
 IMAGES_GO_TO = "POST images to /v1/models/NAME:predict; /v1/models lists the names."
-OTHER_METHODS = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]  # than POST
+READ_METHODS = ["GET", "HEAD"]
+OTHER_METHODS = [*READ_METHODS, "PUT", "PATCH", "DELETE", "OPTIONS"]  # than POST
 OPAQUE_TAG = re.compile(r'"[^"]*"')  # of an entity tag, which may begin with W/
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
 THUMBNAIL_CACHE_SECONDS = (
@@ -154,8 +155,10 @@ class Application:
         for path, endpoint in writes:
             app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
             app.add_api_route(path, _reject_method, methods=OTHER_METHODS, response_model=None)
+        for path in (V1_MODEL, V1_MODEL + VERSION):
+            app.add_api_route(f"{path}:{{verb}}", self.other_verb, methods=["POST", *OTHER_METHODS], response_model=None)
         for path, endpoint in reads:
-            app.add_api_route(path, endpoint, methods=["GET", "HEAD"], response_model=None)
+            app.add_api_route(path, endpoint, methods=READ_METHODS, response_model=None)
         for kind, status in STATUS_BY_ERROR.items():
             app.add_exception_handler(kind, _error_handler(status))
         app.add_exception_handler(StarletteHTTPException, _handle_http_error)
@@ -378,6 +381,28 @@ class Application:
         number = self.plane.get_model_from_registry(model_name).version.number
         rule = f"the version of {model_name} must be given by its number, /versions/{number}, or left out"
         raise NotLoaded(f"{rule}; got the label {format_value(label, 50)}. Versions have no labels here.")
+
+    async def other_verb(self, model_name: str, verb: str, request: Request) -> Response:
+        """Rejects a request for a verb that the server lacks, unless what looks like one ends the name of a model.
+
+        Args:
+            model_name: what is before the last colon, the model's name in URLs.
+            verb: what is behind it.
+            request: its method and its path.
+
+        Returns:
+            What `model_ready` returns, for a model whose name holds a colon.
+
+        Raises:
+            HTTPException: the server has no such verb, or the path of that model takes another method.
+        """
+        name = f"{model_name}:{verb}"
+        if name not in self.models.models or _version(request):
+            rule, path = "the verb after a model must be :predict, :explain or :search", format_value(request.url.path, 200)
+            raise HTTPException(404, f"{rule}; got {path}. {IMAGES_GO_TO}")
+        if request.method not in READ_METHODS:
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(READ_METHODS)})
+        return await self.model_ready(name, request)
 
     async def _check_version_ready(self, model_name: str, request: Request) -> None:
         await self._check_ready(model_name)

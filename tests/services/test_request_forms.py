@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import requests
 from PIL import Image
 from support import colour_index, colour_model, data_page
+from support.page_commands import ROOT
 
 from kfp_vision.prediction.client import ServingClient
 from kfp_vision.serving import server
@@ -318,6 +320,11 @@ CASES: dict[str, list[tuple[dict, list[str] | tuple[int, str]]]] = {
         ({"method": "GET"}, (405, "must be POST; got GET")),
         (sent(RED) | {"path": "/predict"}, (404, "got /predict. POST images to /v1/models/NAME:predict")),
         (sent(RED) | {"path": "/v1/models/colours"}, (405, "must be GET, HEAD; got POST. POST images to")),
+        *(
+            ({"method": method, "path": path}, (404, f":predict, :explain or :search; got {path}. POST images to"))
+            for method in ("POST", "GET", "DELETE")
+            for path in ("/v1/models/colours:classify", "/v1/models/colours/versions/1:classify")
+        ),
     ],
     "a page of another origin": [(rows(b64(RED)) | {"headers": {"Origin": ORIGIN}}, ["red"])],
 }
@@ -350,6 +357,34 @@ def test_a_request_gets_the_answer_of_the_table(url, line, number):
         assert colours(response) == expected
     else:
         assert (response.status_code, expected[1] in response.json()["error"]) == (expected[0], True), response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nope", 404),
+        ("POST", "/v1/models/colours:classify", 404),
+        ("POST", "/v1/models/other:predict", 404),
+        ("DELETE", "/v1/models", 405),
+        ("PUT", PREDICT, 405),
+    ],
+)
+def test_the_error_of_another_address_or_method_begins_as_its_page_says(url, method, path, status):
+    response = send(url, {"method": method, "path": path})
+    page = (ROOT / "docs" / "reference" / "http.md").read_text(encoding="utf-8")
+    beginnings = re.findall(r"`([^`]+)`", "".join(re.findall(rf"^\| {status} \|.*\|(.*)\|$", page, re.MULTILINE)))
+    assert response.status_code == status and response.json()["error"].startswith(tuple(beginnings)), response.text
+
+
+def test_a_model_whose_name_holds_a_colon_is_answered_for(tmp_path):
+    colour_model.write_version(tmp_path / "red:blue" / "1")
+    with server.run_server(tmp_path) as address:
+        assert send(address, {"method": "GET", "path": "/v1/models/red:blue"}).json()["name"] == "red:blue"
+        assert colours(send(address, rows(b64(RED)) | {"path": "/v1/models/red:blue:predict"})) == ["red"]
+        refused = send(address, rows(b64(RED)) | {"path": "/v1/models/red:blue"})
+        assert (refused.status_code, "must be GET, HEAD; got POST" in refused.json()["error"]) == (405, True)
+        refused = send(address, rows(b64(RED)) | {"path": "/v1/models/red:blue/versions/1:foo"})
+        assert (refused.status_code, "must be :predict, :explain or :search" in refused.json()["error"]) == (404, True)
 
 
 @pytest.mark.parametrize("name", FORMS)
