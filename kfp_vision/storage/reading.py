@@ -71,15 +71,25 @@ def check_exists(uri: str, field: str) -> None:
         field: its name in messages.
 
     Raises:
-        FieldError, NotFoundError: as `check_uri`; also if the store has nothing there.
+        FieldError, NotFoundError: as `check_uri`; also if the store has nothing there, or a fragment follows.
         AccessError: the store denies access.
         UnreachableError: the store does not answer.
     """
+    _check_whole(uris.from_field(uri), field)
     uris.check_uri(uri, field)
     if Location.of_file(uri).is_remote:
         with require_existing(field):
             if not is_bucket_folder(uri):
                 stores.store(uri).find(uri)
+
+
+def _check_whole(uri: str, field: str) -> None:
+    """Checks that no `#` follows an address on the web or a local archive; in a bucket it may be part of a key."""
+    location = Location.parse(uri)
+    is_file = location.is_local and location.path.is_file() and not Location.of_file(uri).path.exists()
+    if location.member and (location.scheme in ("http", "https") or is_file):
+        rule, remedy = f"{field} must name a whole file, archive or folder", f"Leave #{location.member} out."
+        raise FieldError(rule, base.redact_uri(uri), remedy)
 
 
 def check_image_uri(uri: str, field: str) -> None:

@@ -552,6 +552,22 @@ def test_no_archive_is_fetched_again_for_the_note_on_names(tmp_path, site):
     assert "GBK" in "".join(reading.notes_on_names(f"{site.address}/photos.zip"))
 
 
+def test_what_follows_a_hash_sign_is_rejected_where_all_of_an_archive_is_read(tmp_path, site):
+    archive = write_files(tmp_path, "photos.zip")
+    site.body = archive.read_bytes()
+    for place in (f"{site.address}/photos.zip", str(archive), f"file://{archive}"):
+        with pytest.raises(InputError) as refusal:
+            reading.check_exists(f" {place}#daisy\n", "images_uri")
+        rule = "images_uri must name a whole file, archive or folder"
+        assert rule in error_line(refusal) and error_line(refusal).endswith(f"got {place}#daisy. Leave #daisy out.")
+        reading.check_exists(place, "images_uri")
+        reading.check_image_uri(f"{place}#daisy/1.jpg", "test_image_uri")
+    with pytest.raises(InputError) as refusal:
+        reading.check_exists(f"{site.address}/photos.zip?signature=abc#daisy", "images_uri")
+    assert "abc" not in error_line(refusal)
+    reading.check_exists(str(write_files(tmp_path, "photos.zip#daisy")), "images_uri")
+
+
 def test_reads_an_address_signed_for_get_only(tmp_path, site):
     site.body, site.for_get_alone, site.ranges = write_files(tmp_path, "photos.zip").read_bytes(), True, True
     uri = f"{site.address}/photos.zip?signature=abc"
