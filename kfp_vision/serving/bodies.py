@@ -35,6 +35,10 @@ V1_EXAMPLE = 'Send {"instances": [{"b64": "..."}]}, or an image with curl -F fil
 V2_EXAMPLE = 'Send {"inputs": [{"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": ["..."]}]}.'
 
 
+class _NoObject(Exception):
+    """The JSON of a V2 request is not an object."""
+
+
 async def read_v1(request: Request, fields: Sequence[str]) -> Any:
     """Reads a V1 body: JSON, whatever the content type; or built from a form with images, or from an image as the body.
 
@@ -80,6 +84,8 @@ async def read_v2(request: Request, model_name: str, version: str = "") -> Infer
     body = await request.body()
     try:
         parsed = _parse_v2(body, request.headers.get(LENGTH_HEADER), model_name)
+    except _NoObject as error:
+        raise _invalid_v2(f"{format_value(str(error), 50)}, which is no JSON object") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise _invalid_v2(f"{first['msg']} at {'.'.join(map(str, first['loc']))}") from None
@@ -167,11 +173,11 @@ def _parse_v2(body: bytes, length: str | None, model_name: str) -> InferRequest:
     KServe's own parser of binary tensors accepts only UTF-8 text in a BYTES tensor.
     """
     if length is None:
-        return InferRequest.from_inference_request(InferenceRequest.model_validate(orjson.loads(body)), model_name)
+        return InferRequest.from_inference_request(InferenceRequest.model_validate(_parse_object(body)), model_name)
     end = int(length)
     if not 0 < end <= len(body):
         raise ValueError(f"{LENGTH_HEADER} {end} for a body of {len(body)} bytes")
-    description, rest = orjson.loads(body[:end]), body[end:]
+    description, rest = _parse_object(body[:end]), body[end:]
     parameters, outputs = description.get("parameters"), description.get("outputs") or []
     if any(not isinstance(one or {}, dict) for one in (parameters, *(output.get("parameters") for output in outputs))):
         raise TypeError("parameters must be a dictionary")
@@ -191,6 +197,13 @@ def _parse_v2(body: bytes, length: str | None, model_name: str) -> InferRequest:
         parameters=parameters,
         request_outputs=[RequestedOutput(one["name"], one.get("parameters")) for one in outputs],
     )
+
+
+def _parse_object(body: bytes) -> dict[str, Any]:
+    payload = orjson.loads(body)
+    if not isinstance(payload, dict):
+        raise _NoObject(body[:100].decode(errors="replace").strip())
+    return payload
 
 
 def _invalid_v2(found: str) -> InvalidInput:
