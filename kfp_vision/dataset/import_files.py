@@ -37,8 +37,8 @@ from kfp_vision.dataset.invalid_lines import InvalidColumns, InvalidLine
 from kfp_vision.dataset.label_cells import joined
 from kfp_vision.dataset.label_studio import plain_path
 from kfp_vision.dataset.table import LABEL_SEPARATOR
-from kfp_vision.storage import reading, uris
-from kfp_vision.storage.base import split_settings
+from kfp_vision.storage import name_encodings, reading, uris
+from kfp_vision.storage.base import redact_uri, split_settings
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 IMPORT_SUFFIXES = (*CSV_SUFFIXES, ".jsonl", ".ndjson", ".manifest", ".json", ".lst")
@@ -62,6 +62,8 @@ SEVERAL_FAULTS = ("several labels", "several classes")
 MAX_WRONG_LINES = 10  # named in an error; the rest is only counted
 MAX_FAULT_CHARACTERS = 200
 STEPS = {".", ".."}
+CELL_CHARACTERS = 100  # that are looked at, to tell the encoding
+CELL = re.compile(r"""[^\n\r\t,;|"'/\\]+""")  # of a table, or a string in JSON, or a part of a path
 WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # a drive, or a share
 
 
@@ -133,7 +135,8 @@ def read_import_file(uri: str, labels: LabelRule = ONE_LABEL) -> ImportFile:
     if kind in OTHER_TABLES:
         rule = f"an import file must be one of {', '.join(IMPORT_SUFFIXES)}"
         raise InputError(rule, f"{OTHER_TABLES[kind]} ({uri})", "Save it as CSV, in UTF-8.")
-    text = decode_text(uri, partial(invalid_line_error, uri))
+    notes: list[str] = []
+    text = decode_text(uri, partial(invalid_line_error, uri), notes)
     try:
         parsed = _parse(text, kind, labels)
     except InvalidColumns as fault:
@@ -149,7 +152,7 @@ def read_import_file(uri: str, labels: LabelRule = ONE_LABEL) -> ImportFile:
             wrong.append((line.number, str(fault)))
     if wrong:
         raise _several_labels_error(uri, wrong, labels) or invalid_lines_error(uri, sorted(wrong))
-    return ImportFile(_pad_labels(entries) if kind == ".lst" else entries, parsed.notes)
+    return ImportFile(_pad_labels(entries) if kind == ".lst" else entries, [*notes, *parsed.notes])
 
 
 def invalid_line_error(uri: str, line: int, found: str) -> InputError:
@@ -200,8 +203,20 @@ def name_first(named: list[str], count: int) -> str:
     return f"{'First' if rest else 'Namely'}: {'; '.join(named)}{rest}."
 
 
-def decode_text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
-    """Downloads a text in UTF-8, or in UTF-16 as Excel's "Unicode text", and drops the byte order mark of spreadsheets."""
+def decode_text(uri: str, line_error: Callable[[int, str], InputError], notes: list[str] | None = None) -> str:
+    """Downloads a text in UTF-8, or in UTF-16 as Excel's "Unicode text", and drops the byte order mark of spreadsheets.
+
+    Args:
+        uri: of the text.
+        line_error: makes an error of the number of a line, from 1, and what is wrong with it.
+        notes: receives a sentence if the text might as well be in a code page.
+
+    Returns:
+        The text.
+
+    Raises:
+        InputError: as `line_error` makes it, if the text is not UTF-8, or is valid in it by chance alone.
+    """
     content = reading.fetch_unpacked(uri)
     encoding = "utf-8-sig"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -209,10 +224,32 @@ def decode_text(uri: str, line_error: Callable[[int, str], InputError]) -> str:
     elif b"\0" in content[:2]:
         encoding = "utf-16-be" if content.startswith(b"\0") else "utf-16-le"
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise line_error(line, f"bytes that are not {encoding.removesuffix('-sig').upper()}") from None
+    says_it = encoding != "utf-8-sig" or content.startswith(codecs.BOM_UTF8)
+    if note := "" if says_it else _doubt(text, uri, line_error):
+        (notes if notes is not None else []).append(note)
+    return text
+
+
+def _doubt(text: str, uri: str, line_error: Callable[[int, str], InputError]) -> str:
+    """Returns a sentence if a text in UTF-8 is as probable in a code page; raises the error if it is more probable there."""
+    if text.isascii():
+        return ""
+    foreign = (cell for cell in CELL.finditer(text) if not cell[0].isascii())
+    decision = name_encodings.find_encoding(cell[0][:CELL_CHARACTERS].encode() for cell in foreign)
+    names = decision.name, decision.second
+    if name_encodings.UTF8 not in names:
+        line = next(number for number, each in enumerate(text.split("\n"), start=1) if not each.isascii())
+        raise line_error(line, f"text in {decision.name} ({decision.sample[0]}) instead of UTF-8")
+    if not decision.second:
+        return ""
+    (_, read), (other, there) = sorted(
+        zip(names, decision.sample, strict=True), key=lambda pair: pair[0] != name_encodings.UTF8
+    )
+    return f"{redact_uri(uri)} is read as UTF-8 ({read}). If it is in {other} ({there}), save it in UTF-8."
 
 
 def _parse(text: str, kind: str, labels: LabelRule) -> ParsedLines:

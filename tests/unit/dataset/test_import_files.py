@@ -73,6 +73,8 @@ def test_the_lines_are_read(tmp_path, name, content, entries):
         ("a.csv", ",daisy\n", 1, "no URI"),
         ("a.csv", '1.jpg,daisy\n"2.jpg,tulip\n', 2, "unexpected end of data"),
         ("a.csv", b"1.jpg,daisy\n2.jpg,L\xf6wenzahn\n", 2, "bytes that are not UTF-8"),
+        ("a.csv", "uri,label\n1.jpg,图片\n".encode("gbk"), 2, "text in GBK (图片) instead of UTF-8"),
+        ("a.jsonl", '{"uri": "1.jpg", "label": "图片"}\n'.encode("gbk"), 1, "text in GBK (图片) instead of UTF-8"),
         ("a.jsonl", '{"uri": "1.jpg", "label": "daisy"}\n{"uri": "2.jpg", \n', 2, "invalid JSON"),
         ("a.jsonl", "[1, 2]\n", 1, "JSON that is not an object"),
         ("a.jsonl", '{"imageGcsUri": "1.jpg", "classificationAnnotation": []}\n', 1, "fields that are not objects"),
@@ -92,6 +94,19 @@ def test_an_invalid_line_is_named(tmp_path, name, content, line, found):
         import_files.read_import_file(uri)
     rule = "error: every line of an import file must give an image and its label; got "
     assert str(refusal.value).startswith(f"{rule}{found} in {uri}, line {line}. Write lines such as ")
+
+
+def test_labels_that_are_as_probable_in_a_code_page_are_noted(tmp_path):
+    uri = written(tmp_path, "a.csv", "1.jpg,猫\n2.jpg,牛\n".encode("gbk"))
+    note = f"{uri} is read as UTF-8 (è, ţ). If it is in GBK (猫, 牛), save it in UTF-8."
+    assert import_files.read_import_file(uri).notes[0] == note
+    for certain in (
+        "1.jpg,猫\n2.jpg,牛\n".encode(),
+        "1.jpg,è\n".encode("utf-8-sig"),
+        "1.jpg,è\n".encode("utf-16"),
+        "1.jpg,Löwe\n".encode(),
+    ):
+        assert not import_files.read_import_file(written(tmp_path, "a.csv", certain)).notes
 
 
 @pytest.mark.parametrize(
