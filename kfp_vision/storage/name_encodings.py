@@ -4,7 +4,8 @@
 Archivers on Windows write names in the code page of the system, and no word of which. A name of a class is too short for
 the detectors of texts: of 103 archives with such names, charset-normalizer 3.5 reads 43 wrongly, chardet 7 reads 15 to 35.
 So all names of the archive are read in each code page, and the one is taken in which they are the most probable: each character
-has the probability of its kind (a frequent syllable, a rare ideograph, a symbol) in the languages that use the code page.
+has the probability of its kind (a frequent syllable, a rare ideograph, a symbol) in the languages that use the code page. UTF-8
+is weighed likewise, each name in its most probable language, since a few short names are valid in it by chance.
 """
 
 import math
@@ -32,6 +33,7 @@ ODD = -5.0  # a name of accented letters alone, or a word of several scripts, or
 RARE_SCRIPT = -3.0  # names in a script that fewer people write than the Latin, the Cyrillic and those of East Asia
 NOT_TEXT = ("Cc", "Cf", "Cn", "Co")  # control characters, and code points without a character
 WORD = re.compile(r"[^\W\d_]+")
+# First words of the Unicode names of letters that share a word.
 EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL"}
 NUMBER_AND_ENDING = re.compile(rb"[\d\s().-]*(\.\w{1,5})?$")
 # The characters that Chinese class names are made of most: frequent ones, and those of things, plants, animals and defects.
