@@ -49,8 +49,8 @@ def test_valid_values_pass_without_output(fields, tmp_path):
     [
         ({"optimizers": []}, "optimizers must hold one optimizer or several different ones; got []. Write it as JSON, such as"),
         ({"batch_sizes": [8, 8]}, "batch_sizes must hold one batch size or several different ones; got ["),
-        ({"networks": ["alexnet"]}, "network must be one of inception_v1, "),
-        ({"learning_rates": [0.1, -1]}, "learning_rate must be above 0; got -1"),
+        ({"networks": ["alexnet"]}, "each of networks must be one of inception_v1, "),
+        ({"learning_rates": [0.1, -1]}, "each of learning_rates must be above 0; got -1"),
         ({"trials": 101}, "trials must be 0 (for every combination) or a whole number up to 100; got 101. Set it to 20, say."),
         (
             {"batch_sizes": list(range(1, 60))},
