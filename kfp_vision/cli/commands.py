@@ -669,6 +669,7 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
     from kfp_vision.dataset.images import Rejected
     from kfp_vision.dataset.table import SkippedFiles
     from kfp_vision.prediction import batch
+    from kfp_vision.storage import reading
 
     remedy = f"Check the path; images may be {image_files.FORMATS}."
     failed, total, skipped = 0, 0, SkippedFiles()
@@ -682,7 +683,7 @@ def _print_answers(uris: Sequence[str], ask: Callable[[list[bytes]], list[Any]],
             print(line(uri, answer), flush=True)
     if not total:
         raise batch.no_images_error(", ".join(uris), skipped)
-    notes = dict.fromkeys(note for uri in uris for note in batch.describe_reading(uri, SkippedFiles()))
+    notes = dict.fromkeys(note for uri in uris for note in reading.notes_on_names(uri))
     for told in [*notes, *skipped.lines()]:
         print(told, file=sys.stderr)
     return FAILED if failed else DONE

@@ -8,7 +8,7 @@ from typing import Protocol
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, format_value
 from kfp_vision.core.values import ONE, SEVERAL, check_choices
-from kfp_vision.dataset import corrections, exclusions, image_files, import_files, rare_classes, several_labels, table_checks
+from kfp_vision.dataset import corrections, exclusions, image_files, rare_classes, several_labels, table_checks
 from kfp_vision.dataset.content_ids import map_concurrently
 from kfp_vision.dataset.import_lines import LabelRule
 from kfp_vision.dataset.scan import scan_images
@@ -115,7 +115,7 @@ def ingest_images(
     found = steps.find_images(images_uri, advanced, labels)
     labels_uri = uris.from_field(labels_uri)
     rule = LabelRule.of_fields(labels, advanced.label_separator)
-    folders = frozenset[str]() if import_files.is_import_file(images_uri) else found.classes.keys()
+    folders = several_labels.folder_labels(found, images_uri)
     changes = corrections.apply_labels(found, labels_uri, rule) if labels_uri else []
     unmatched = exclude_images(found, leave_out_uri) if leave_out_uri else []
     if leave_out_uri:

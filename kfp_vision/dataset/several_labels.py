@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from kfp_vision.core.errors import InputError
+from kfp_vision.dataset import import_files
 from kfp_vision.dataset.label_cells import SEPARATORS
 from kfp_vision.dataset.table import (
     MAX_NAMED,
@@ -42,6 +43,16 @@ def merge_copies(found: Catalog) -> None:
         f"{plural(copies, 'image is a byte-for-byte copy', 'images are byte-for-byte copies')} of others, "
         f"and not used a second time{told}."
     )
+
+
+def folder_labels(found: Catalog, images_uri: str) -> Set[str]:
+    """Returns the labels that are names of folders: all, unless an import file gives them.
+
+    Args:
+        found: the catalog of the data, before labels are changed.
+        images_uri: of the data.
+    """
+    return frozenset[str]() if import_files.is_import_file(images_uri) else found.classes.keys()
 
 
 def check_names(found: Catalog, folders: Set[str] = frozenset(), separator: str = "") -> None:

@@ -286,8 +286,7 @@ def describe_reading(uri: str, skipped: SkippedFiles) -> list[str]:
     Returns:
         Lines of text.
     """
-    notes = [] if is_single_image(uri) else reading.notes_on_names(uri)
-    return [*notes, *skipped.lines()]
+    return [*reading.notes_on_names(uri), *skipped.lines()]
 
 
 def _select_images(items: Iterable[reading.Item], skipped: SkippedFiles) -> Iterator[reading.Item]:

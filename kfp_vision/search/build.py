@@ -11,7 +11,7 @@ import numpy as np
 from kfp_vision.core.advanced import DEFAULT_ADVANCED, Advanced
 from kfp_vision.core.errors import InputError, redact
 from kfp_vision.core.values import ONE, SEVERAL
-from kfp_vision.dataset import image_files, import_files, scan, several_labels, table
+from kfp_vision.dataset import image_files, scan, several_labels, table
 from kfp_vision.dataset.table import ImageRow, read_table, write_table, write_unused
 from kfp_vision.networks import NETWORKS
 from kfp_vision.records.partitions import partition_numbers
@@ -75,8 +75,7 @@ def list_images(
     if not found.rows:
         raise no_images_to_index_error([], skipped)
     if labels == SEVERAL:
-        folders = frozenset[str]() if import_files.is_import_file(images_uri) else found.classes.keys()
-        several_labels.check_names(found, folders, advanced.label_separator)
+        several_labels.check_names(found, several_labels.folder_labels(found, images_uri), advanced.label_separator)
     hidden = several_labels.hidden_notes(found) if labels == ONE else []
     for line in [*reading.notes_on_names(images_uri), *found.notes, *hidden, *skipped]:
         print(line)
