@@ -229,8 +229,9 @@ def decode_text(uri: str, line_error: Callable[[int, str], InputError], notes: l
         line = error.object[: error.start].count(b"\n") + 1
         raise line_error(line, f"bytes that are not {encoding.removesuffix('-sig').upper()}") from None
     says_it = encoding != "utf-8-sig" or content.startswith(codecs.BOM_UTF8)
-    if note := "" if says_it else _doubt(text, uri, line_error):
-        (notes if notes is not None else []).append(note)
+    note = "" if says_it else _doubt(text, uri, line_error)
+    if note and notes is not None:
+        notes.append(note)
     return text
 
 

@@ -172,9 +172,9 @@ def check_sweep_values(form: Mapping[str, Any]) -> Advanced:
     if not form["trials"] and combinations > MAX_TRIALS:
         remedy = "Set trials to the number of combinations to draw at random, or give fewer values."
         raise InputError(f"there must be at most {MAX_TRIALS} combinations to try all of them", combinations, remedy)
+    choices_of = {EACH_SWEPT.get(field, field): choices for field, choices in TRIAL_CHOICES.items()}
     for values in itertools.product(*(form[name] for name in trial_plan.SWEPT_FIELDS)):
         trial = {**form, **dict(zip(trial_plan.SWEPT_FIELDS.values(), values, strict=True))}
-        choices_of = {EACH_SWEPT.get(field, field): choices for field, choices in TRIAL_CHOICES.items()}
         check_choices({EACH_SWEPT.get(field, field): value for field, value in trial.items()}, choices_of)
         _check_training_fields(trial, advanced, EACH_SWEPT)
     return advanced

@@ -99,7 +99,7 @@ def note_on_names(uri: str) -> str:
         uri: of the archive, as for `read_members`, which this process has read.
     """
     decision = _decisions.get(uri)
-    if not decision or decision == name_encodings.Decision(name_encodings.UTF8, "utf-8"):
+    if not decision or (decision.name == name_encodings.UTF8 and not decision.second):
         return ""
     if not decision.sample[0]:
         return f"The names in {base.redact_uri(uri)} are read as {decision.name}, as name_encoding says."

@@ -132,19 +132,21 @@ def find_encoding(names: Iterable[bytes]) -> Decision:
     if not parts:
         return Decision()
     compared = sorted(parts)[:MAX_NAMES]
-    ranked = sorted(((_weigh(compared, page), page) for page in CODE_PAGES), key=lambda pair: -pair[0])
-    if ranked[0][0] < LEAST * sum(map(len, compared)):
-        ranked = []
+    readings = [(_weigh(compared, page), page.name, page.codec) for page in CODE_PAGES]
+    if max(readings)[0] < LEAST * sum(map(len, compared)):
+        readings = []
     valid = sum(is_valid(part, "utf-8") for part in parts)
     if valid == len(parts) or (valid >= LEAST_VALID and 2 * valid > len(parts)):
-        ranked = sorted([(_weigh_utf8(compared), _CodePage(UTF8, "utf-8", _chinese)), *ranked], key=lambda pair: -pair[0])
-    if not ranked:
+        readings.insert(0, (_weigh_utf8(compared), UTF8, "utf-8"))
+    if not readings:
         raise UnknownEncoding(_show(compared, "ascii"))
-    (most, best), (next_most, other) = [*ranked, (-math.inf, ranked[0][1])][:2]
-    sample, second = _show(compared, best.codec), _show(compared, other.codec)
-    if next_most > most - CLOSE and second != sample:
-        return Decision(best.name, best.codec, other.name, (sample, second))
-    return Decision(best.name, best.codec) if best.name == UTF8 else Decision(best.name, best.codec, sample=(sample, ""))
+    readings.sort(key=lambda reading: -reading[0])
+    most, best, codec = readings[0]
+    sample = _show(compared, codec)
+    for weight, second, other in readings[1:2]:
+        if weight > most - CLOSE and (shown := _show(compared, other)) != sample:
+            return Decision(best, codec, second, (sample, shown))
+    return Decision(best, codec, sample=("", "") if best == UTF8 else (sample, ""))
 
 
 def _show(parts: list[bytes], codec: str) -> str:
@@ -198,8 +200,9 @@ def _weigh_name(text: str, page: _CodePage) -> float:
 
 def _is_odd(text: str) -> bool:
     """Checks whether a name is made of accented letters alone, begins with an accent, or has a word of several scripts."""
-    scripts = [{unicodedata.name(letter, "").partition(" ")[0] for letter in word} for word in WORD.findall(text)]
-    letters = "".join(WORD.findall(text))
+    words = WORD.findall(text)
+    scripts = [{unicodedata.name(letter, "").partition(" ")[0] for letter in word} for word in words]
+    letters = "".join(words)
     is_accents = letters != "" and all("À" <= letter < "ƀ" for letter in letters)
     return (
         is_accents
@@ -349,15 +352,11 @@ LIVING_SCRIPTS = frozenset(
     "ARMENIAN GEORGIAN DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU KANNADA "  # noqa: SIM905
     "MALAYALAM SINHALA LAO MYANMAR KHMER ETHIOPIC TIBETAN".split()
 )
-COMMON_PAGES = ("GBK", "Big5", "Shift JIS", "EUC-KR", "cp866", "Windows-1252", "Windows-1250")
-RARE_PAGES = ("Windows-1253", "Windows-1255", "Windows-1256", "cp874")  # Greek, Hebrew, Arabic, Thai
-# What names in UTF-8 may be in; the prior counts once for all names in a language.
+# Of the code pages whose languages names in UTF-8 may be in; counts once for all names in a language.
+PRIORS = dict.fromkeys(("GBK", "Big5", "Shift JIS", "EUC-KR", "cp866", "Windows-1252", "Windows-1250"), 0.0)
+PRIORS |= dict.fromkeys(("Windows-1253", "Windows-1255", "Windows-1256", "cp874"), RARE_SCRIPT)  # Greek, Hebrew, Arabic, Thai
 LANGUAGES = (
-    *(
-        replace(page, prior=RARE_SCRIPT if page.name in RARE_PAGES else 0.0)
-        for page in CODE_PAGES
-        if page.name in COMMON_PAGES + RARE_PAGES
-    ),
+    *(replace(page, prior=PRIORS[page.name]) for page in CODE_PAGES if page.name in PRIORS),
     _CodePage("signs", "utf-8", _signs),
     _CodePage("others", "utf-8", _living, prior=RARE_SCRIPT),
 )
